@@ -1,0 +1,54 @@
+# How every target of the project is made: one static library a folder, warnings as errors on our own code.
+
+find_program(FEDMOE_CCACHE ccache)
+if(FEDMOE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${FEDMOE_CCACHE})
+  # A precompiled header is a binary that ccache must be told how to treat.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${FEDMOE_CCACHE})
+endif()
+
+add_library(fedmoe_flags INTERFACE)
+target_include_directories(fedmoe_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+# Contraction would let the compiler choose where a multiply-add rounds; model digests must not depend on that.
+target_compile_options(fedmoe_flags INTERFACE -ffp-contract=off)
+target_link_libraries(fedmoe_flags INTERFACE pthread)
+
+add_library(fedmoe_warnings INTERFACE)
+target_compile_options(fedmoe_warnings INTERFACE -Wall -Wextra -Wpedantic -Werror
+                       -Wno-missing-field-initializers)
+
+if(FEDMOE_SANITIZE)
+  target_compile_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE} -fno-omit-frame-pointer -g)
+  target_link_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE})
+endif()
+
+# fedmoe_library(NAME SOURCES a.cc ... DEPENDS other ...): the library of one folder of src/.
+function(fedmoe_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC fedmoe_flags ${ARG_DEPENDS}
+                        PRIVATE fedmoe_warnings ${ARG_PRIVATE_DEPENDS})
+endfunction()
+
+# fedmoe_program(NAME SOURCES ... DEPENDS ...): an executable in build/<preset>/bin.
+function(fedmoe_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE fedmoe_warnings ${ARG_DEPENDS})
+endfunction()
+
+# fedmoe_test(NAME SOURCES ... DEPENDS ...): one GoogleTest program a folder, each of its tests a CTest test.
+function(fedmoe_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE fedmoe_warnings ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE FEDMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                             FEDMOE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  include(GoogleTest)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,54 @@
+// Counter-based random numbers (Philox4x32-10, Salmon et al., SC 2011): a stream is a pure function of its key, so that any draw
+// of a run can be repeated alone, on any machine, in any order.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string_view>
+#include <vector>
+
+namespace fedmoe {
+
+// One Philox4x32-10 block: 128 random bits from a 128-bit counter and a 64-bit key.
+std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key);
+
+// Mixes values into a 64-bit key (SplitMix64 finaliser); the order of the words counts.
+std::uint64_t MixKey(std::initializer_list<std::uint64_t> words);
+// A 64-bit word from text (FNV-1a, then mixed), for naming purposes and clients in keys.
+std::uint64_t KeyOf(std::string_view text);
+
+// A stream of draws. Copyable; not thread-safe.
+class CounterRng {
+ public:
+  explicit CounterRng(std::uint64_t key) : key_(key) {}
+  // The stream for (seed, client, round, purpose): how all client and coordinator randomness is keyed.
+  static CounterRng For(std::uint64_t seed, std::string_view client, std::int64_t round,
+                        std::string_view purpose);
+
+  std::uint32_t NextU32();
+  std::uint64_t NextU64();
+  double NextUniform();                          // [0, 1), 53 bits
+  double NextNormal();                           // N(0, 1), Box-Muller
+  std::uint64_t NextBelow(std::uint64_t bound);  // [0, bound) without bias; bound > 0
+  double NextGamma(double shape);                // Gamma(shape, 1), shape > 0 (Marsaglia and Tsang)
+
+  // Fisher-Yates, so that the order depends on nothing but the stream.
+  template <typename T>
+  void Shuffle(std::vector<T>& items) {
+    for (std::size_t i = items.size(); i > 1; --i) {
+      std::swap(items[i - 1], items[static_cast<std::size_t>(NextBelow(i))]);
+    }
+  }
+
+ private:
+  std::uint64_t key_;
+  std::uint64_t block_ = 0;
+  std::array<std::uint32_t, 4> buffer_{};
+  int used_ = 4;
+  bool has_spare_normal_ = false;
+  double spare_normal_ = 0.0;
+};
+
+}  // namespace fedmoe
