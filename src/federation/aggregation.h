@@ -1,0 +1,61 @@
+// Expert-wise aggregation: whose delta counts how much in which block, and the server optimiser
+// that applies the mean.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "federation/update.h"
+
+namespace fedmoe {
+
+enum class ServerOptimizer {
+  kFedAvg,
+  kFedAvgM,
+  kFedAdam,
+  kFedYogi
+};  // Reddi et al., arXiv 2003.00295
+enum class ExpertWeighting { kTokens, kExamples, kUniform };
+
+struct AggregationOptions {
+  ServerOptimizer optimizer = ServerOptimizer::kFedAvg;
+  double learning_rate = 1.0;
+  double momentum = 0.9;  // FedAvgM; FedAdam and FedYogi: beta_1
+  double beta2 = 0.99;
+  double tau = 1e-3;  // adaptivity
+  ExpertWeighting expert_weighting = ExpertWeighting::kTokens;
+};
+// Moments a block needs: 0, 1 (FedAvgM) or 2 (FedAdam, FedYogi) arrays of its size.
+int MomentCount(ServerOptimizer optimizer);
+
+// One accepted update.
+struct AcceptedUpdate {
+  TaskId task = 0;
+  ClientId client;
+  std::vector<ExpertIndex> experts;  // assigned
+  TrainingFeedback feedback;
+};
+
+// The weights of one block: `weights[i]` belongs to update i of the plan; for kRowsByTokens
+// `row_weights[row][i]` and weights is empty. Weights are normalised to sum 1 over the updates that
+// count, 0 for the others. An empty block plan (all zero) means: the block keeps its value, moments
+// and step count (law 4).
+struct BlockPlan {
+  int parameter = 0;
+  std::vector<double> weights;
+  std::vector<std::vector<double>> row_weights;
+  bool changes() const;
+};
+
+struct AggregationPlan {
+  std::vector<TaskId> updates;      // in client order
+  std::vector<BlockPlan> blocks;    // one for each block in a shard, in block order
+  std::vector<int> changed_shards;  // ascending
+};
+
+// `accepted` in any order; sorted by client id (then task) inside.
+AggregationPlan PlanAggregation(const ModelSpec& spec, std::vector<AcceptedUpdate> accepted,
+                                const AggregationOptions& options);
+
+}  // namespace fedmoe

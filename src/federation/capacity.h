@@ -1,0 +1,57 @@
+// What a client can hold and finish in time, and how many experts follow from it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "federation/model_spec.h"
+#include "federation/training_options.h"
+
+namespace fedmoe {
+
+// Reported by the client when it registers, and refreshed with each update. Zero means: not known,
+// so no limit.
+struct CapacityProfile {
+  std::uint64_t memory_bytes =
+      0;  // budget for parameters, gradients, optimiser slots and activations
+  double compute_flops_per_s = 0.0;  // of an expert-FFN forward and backward pass
+  double down_bytes_per_s = 0.0;     // moving average of real transfers
+  double up_bytes_per_s = 0.0;
+  std::int64_t examples = 0;
+  int max_experts = 0;  // declared cap; 0 for none
+  std::string device;   // free text for reports: "cpu, 2 threads"
+};
+
+enum class CapacityReason {
+  kAllExperts,     // everything fits
+  kDeclared,       // profile.max_experts
+  kMemory,         // one more expert would not fit in memory
+  kDeadline,       // one more expert would miss the round's deadline
+  kTrunkMemory,    // not even the trunk fits
+  kTrunkDeadline,  // not even the trunk finishes in time
+};
+const char* CapacityReasonName(CapacityReason reason);  // "all_experts", ...
+
+struct CapacityDecision {
+  int experts = 0;  // k_c
+  bool fits_trunk = true;
+  CapacityReason reason = CapacityReason::kAllExperts;
+  double memory_bytes = 0.0;  // predicted use with `experts`
+  double round_s =
+      0.0;  // predicted download + train + upload with `experts`; parts that are not known count 0
+};
+
+// The largest k <= experts for which MemoryBytes(k) <= memory_bytes and RoundSeconds(k) <=
+// deadline_ms / 1000. deadline_ms 0 means none.
+CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec& spec,
+                                const TrainingOptions& training, Milliseconds deadline_ms);
+
+// Parameters x (1 value + 1 gradient + 1 received copy + optimiser slots: SGD 1 with momentum,
+// AdamW 2) plus activations of a batch.
+double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts);
+// Transfers of trunk and k experts both ways over the profile's bandwidth, and 3 x forward
+// operations over its compute rate.
+double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
+                           const TrainingOptions& training, int experts);
+
+}  // namespace fedmoe

@@ -1,0 +1,82 @@
+// What one round did: the line of rounds.jsonl, the row of the live table, the answer of Status.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "federation/alignment.h"
+#include "federation/capacity.h"
+#include "federation/update.h"
+
+namespace fedmoe {
+
+// How an expert (or the trunk) stands within a round.
+enum class CellState {
+  kOpen,        // still waited for
+  kUnassigned,  // no client has it
+  kComplete,    // every client reported
+  kGrace,       // quorum reported and the grace passed
+  kDeadline,    // the round's deadline passed
+  kAbandoned,   // nobody is left who could report
+};
+const char* CellStateName(CellState state);
+
+enum class AbortReason {
+  kTooFewUpdates,  // at the deadline, or when nobody was left
+  kIncomplete,     // deterministic runs: an assigned client did not report
+  kAggregationFailed,
+  kCheckpointFailed,
+  kRunStopped,
+};
+const char* AbortReasonName(AbortReason reason);
+
+struct ClientReport {
+  ClientId client;
+  CapacityDecision capacity;
+  std::vector<ExpertIndex> experts;
+  // "accepted", "lost", "expired", or a RejectReason's name.
+  std::string outcome;
+  std::int64_t examples = 0;
+  double train_loss = 0.0;
+  double train_s = 0.0;
+};
+
+// A metric that is a number, or null with a reason.
+struct Metric {
+  std::optional<double> value;
+  std::string reason;  // why there is no value: "evaluator_lost", "local_gate", "not_configured",
+                       // "timed_out", "not_due", "no_clients"
+};
+
+struct RoundReport {
+  RoundNumber round = 0;
+  int attempts = 1;
+  Milliseconds started_ms = 0;
+  Milliseconds committed_ms = 0;
+  double seconds = 0.0;               // dispatch to commit
+  std::vector<ClientReport> clients;  // by client id
+  int accepted = 0;
+  std::map<std::string, int> rejected;  // by RejectReason name
+  std::vector<CellState> cells;         // trunk, then experts
+  double train_loss = 0.0;              // over accepted updates, weighted by examples
+  double load_cv = 0.0;                 // of this round's assignments
+  double load_cv_floor = 0.0;
+  double cumulative_load_cv = 0.0;  // of assignments over all committed rounds
+  double client_expert_information =
+      0.0;             // nats; tells domains (about 0.4) from label skew (about 0.01)
+  AlignmentPlan plan;  // clients index into `cohort`
+  std::vector<ClientId> cohort;
+  Metric global_accuracy;  // 0 to 1
+  Metric global_loss;      // nats
+  Metric personalised_accuracy;
+  Metric personalised_loss;
+  // Counted by the shell over the time between two reports; 0 in the pure core.
+  std::uint64_t bytes_down = 0;
+  std::uint64_t bytes_up = 0;
+  Digest model_digest;
+};
+
+}  // namespace fedmoe

@@ -1,0 +1,108 @@
+// The whole state of a run, as data: copied, journaled and replayed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "federation/aggregation.h"
+#include "federation/alignment.h"
+#include "federation/capacity.h"
+#include "federation/fitness.h"
+#include "federation/round_report.h"
+#include "federation/task.h"
+
+namespace fedmoe {
+
+enum class Phase {
+  kSelection,      // waiting for enough clients
+  kReporting,      // dispatched; updates come in
+  kAggregating,    // commit, first half: the shell merges the spool
+  kCheckpointing,  // commit, second half: the shell makes it durable
+  kDraining,       // all rounds done; waiting for the last evaluation
+  kFinished,
+};
+const char* PhaseName(Phase phase);
+
+enum class RunStatus { kRunning, kCompleted, kStopped, kFailed };
+const char* RunStatusName(RunStatus status);  // "running", "completed", "stopped", "failed"
+
+struct ClientState {
+  ClientId client;
+  ClientRole role = ClientRole::kTrainer;
+  std::string instance;  // the client's persisted instance key
+  std::uint64_t session = 0;
+  bool connected = false;
+  Milliseconds last_heard_ms = 0;
+  CapacityProfile profile;
+  CapacityDecision capacity;
+  std::vector<ExpertIndex> experts;  // of its last committed round: what it is evaluated with
+  TaskId last_committed_task = 0;
+  std::int64_t rounds_merged = 0;
+};
+
+enum class TaskStatus {
+  kOpen,
+  kAccepted,
+  kRejected,
+  kLost,     // its client went; open again if the same instance comes back in time
+  kExpired,  // the round (or the evaluation) went on without it
+};
+
+struct TaskState {
+  TaskAssignment assignment;
+  TaskStatus status = TaskStatus::kOpen;
+  RejectReason reject = RejectReason::kNone;
+  TrainingFeedback feedback;  // of an accepted update
+};
+
+// The evaluation of one version; its round's report waits for it.
+struct EvaluationState {
+  RoundReport report;
+  Milliseconds deadline_ms = 0;  // absolute
+  std::map<TaskId, TaskState> tasks;
+  struct Sums {
+    double correct = 0.0, loss = 0.0, examples = 0.0;
+    int results = 0;
+  };
+  Sums global;
+  Sums personalised;
+};
+
+struct RoundState {
+  Phase phase = Phase::kSelection;
+  RunStatus status = RunStatus::kRunning;
+  std::string status_detail;
+  Milliseconds now_ms = 0;      // of the last event
+  bool stop_requested = false;  // finish the round in hand, then stop
+
+  std::map<ClientId, ClientState> clients;
+  std::uint64_t next_session = 1;
+  TaskId next_task = 1;
+
+  ModelVersion version = 0;
+  std::vector<Digest> shards;  // of `version`, by shard
+
+  FitnessTable fitness;
+  ExpertLoad load;
+  AlignmentMemory alignment_memory;
+
+  // The round in hand (version + 1) while reporting, aggregating or checkpointing.
+  RoundNumber round = 0;
+  int attempt = 1;  // of the round in hand, or of the next one
+  Milliseconds started_ms = 0;
+  Milliseconds first_started_ms = 0;  // of attempt 1
+  std::vector<ClientId> cohort;       // sorted
+  AlignmentPlan plan;
+  std::map<TaskId, TaskState> tasks;
+  std::vector<CellState> cells;              // trunk, then experts
+  std::vector<Milliseconds> cell_quorum_ms;  // when the cell reached its quorum; -1 for not yet
+  std::vector<Digest> new_shards;            // while checkpointing
+  std::map<std::string, int> rejected;  // RejectReason name -> count, over the round's attempts
+
+  std::map<ModelVersion, EvaluationState> evaluations;  // in flight
+};
+
+}  // namespace fedmoe

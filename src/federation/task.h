@@ -1,0 +1,51 @@
+// A unit of work for one client.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/checksum.h"
+#include "common/ids.h"
+#include "federation/training_options.h"
+
+namespace fedmoe {
+
+enum class TaskKind { kTrain, kEvaluate };
+enum class ClientRole { kTrainer, kEvaluator };
+
+// One shard of a model version, by content.
+struct ShardReference {
+  int shard = 0;
+  Digest digest;
+  std::int64_t bytes = 0;
+  bool operator==(const ShardReference&) const = default;
+};
+
+struct TaskAssignment {
+  TaskId task = 0;
+  TaskKind kind = TaskKind::kTrain;
+  ClientId client;
+  RoundNumber round =
+      0;            // train: the round that the update belongs to; evaluate: the version evaluated
+  int attempt = 1;  // of the round
+  ModelVersion version = 0;            // the model to start from
+  std::vector<ExpertIndex> experts;    // held, ascending; an evaluator holds all
+  std::vector<ShardReference> shards;  // trunk, then the experts held
+  TrainingOptions training;            // with the round's learning rate already in learning_rate
+  std::uint64_t seed = 0;              // the run's seed: key for every draw of the client
+  Milliseconds timeout_ms = 0;         // from receipt; 0 for none
+  TaskId last_committed_task = 0;  // the client's last training task that a committed round merged;
+                                   // state of any later is void
+};
+
+enum class CancelReason {
+  kRoundOver,  // committed or past its deadline without this task
+  kRoundAborted,
+  kSuperseded,  // another session of the client took over
+  kRunOver,
+  kTimedOut,  // the client was given up: no sign of life
+};
+const char* CancelReasonName(CancelReason reason);
+
+}  // namespace fedmoe

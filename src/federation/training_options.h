@@ -1,0 +1,32 @@
+// How a client trains; travels with every task and never comes from the client's own configuration.
+#pragma once
+
+#include "common/ids.h"
+
+namespace fedmoe {
+
+enum class LocalOptimizer { kSgd, kAdamW };
+enum class LearningRateSchedule { kConstant, kCosine };
+
+struct TrainingOptions {
+  LocalOptimizer optimizer = LocalOptimizer::kSgd;
+  double learning_rate = 0.1;
+  LearningRateSchedule schedule = LearningRateSchedule::kConstant;
+  double final_learning_rate_fraction = 0.1;  // cosine: the last round's rate over the first's
+  double momentum = 0.9;                      // SGD
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  double weight_decay = 0.0;
+  double clip_norm = 1.0;         // of the whole gradient; 0 turns it off
+  double fedprox_mu = 0.0;        // mu/2 ||w - w_global||^2; 0 turns it off
+  double held_mass_lambda = 0.3;  // shared_all gates only; 0 turns it off
+  int batch_size = 32;
+  int epochs = 1;
+};
+
+// The rate of round 1 to `rounds`. Cosine: from learning_rate down to learning_rate *
+// final_learning_rate_fraction at round `rounds`.
+double LearningRateAt(const TrainingOptions& options, RoundNumber round, RoundNumber rounds);
+
+}  // namespace fedmoe
