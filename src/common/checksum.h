@@ -11,9 +11,12 @@
 
 namespace fedmoe {
 
-// CRC-32C (Castagnoli, RFC 3720). Uses the CPU's instruction where it is there. `seed` is the CRC of the bytes before, so that
-// Crc32c(b, Crc32c(a)) == Crc32c(a + b).
+// CRC-32C (Castagnoli, RFC 3720). Uses the CPU's instruction where it is there. `seed` is the CRC
+// of the bytes before, so that Crc32c(b, Crc32c(a)) == Crc32c(a + b).
 std::uint32_t Crc32c(std::span<const std::byte> bytes, std::uint32_t seed = 0);
+// The same from tables, on any CPU: what Crc32c falls back on, and the reference that it is tested
+// against.
+std::uint32_t Crc32cPortable(std::span<const std::byte> bytes, std::uint32_t seed = 0);
 
 // A SHA-256 digest as 64 lower-case hexadecimal characters: the name of a shard.
 using Digest = std::string;

@@ -1,4 +1,5 @@
-// The clock port: the only way in which the shells learn the time. The pure core never asks; it is told.
+// The clock port: the only way in which the shells learn the time. The pure core never asks; it is
+// told.
 #pragma once
 
 #include <atomic>

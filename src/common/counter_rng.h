@@ -1,11 +1,13 @@
-// Counter-based random numbers (Philox4x32-10, Salmon et al., SC 2011): a stream is a pure function of its key, so that any draw
-// of a run can be repeated alone, on any machine, in any order.
+// Counter-based random numbers (Philox4x32-10, Salmon et al., SC 2011): a stream is a pure function
+// of its key, so that any draw of a run can be repeated alone, on any machine, in any order.
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fedmoe {
@@ -23,7 +25,8 @@ std::uint64_t KeyOf(std::string_view text);
 class CounterRng {
  public:
   explicit CounterRng(std::uint64_t key) : key_(key) {}
-  // The stream for (seed, client, round, purpose): how all client and coordinator randomness is keyed.
+  // The stream for (seed, client, round, purpose): how all client and coordinator randomness is
+  // keyed.
   static CounterRng For(std::uint64_t seed, std::string_view client, std::int64_t round,
                         std::string_view purpose);
 

@@ -1,5 +1,6 @@
-// The file-system seam: everything that fedmoe writes to or reads from disk (but for SQLite's own files) goes through here, so that tests
-// can inject short writes, ENOSPC, EIO, failed fsync and torn renames at any operation.
+// The file-system seam: everything that fedmoe writes to or reads from disk (but for SQLite's own
+// files) goes through here, so that tests can inject short writes, ENOSPC, EIO, failed fsync and
+// torn renames at any operation.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +26,8 @@ class WritableFile {
   virtual Status Close() = 0;
 };
 
-// A read-only mapping of part of a file; unmapped on destruction. data() is aligned as the file offset was.
+// A read-only mapping of part of a file; unmapped on destruction. data() is aligned as the file
+// offset was.
 class MappedRegion {
  public:
   virtual ~MappedRegion() = default;
@@ -39,7 +41,8 @@ class RandomAccessFile {
   // Fills `out` wholly from `offset`, or fails (OUT_OF_RANGE past the end). Thread-safe.
   virtual Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const = 0;
   // Maps [offset, offset + length). The offset may be any; pages are handled inside.
-  virtual Result<std::unique_ptr<MappedRegion>> Map(std::uint64_t offset, std::uint64_t length) const = 0;
+  virtual Result<std::unique_ptr<MappedRegion>> Map(std::uint64_t offset,
+                                                    std::uint64_t length) const = 0;
 };
 
 // An advisory lock held until destruction (or the process's end).
@@ -48,8 +51,9 @@ class FileLock {
   virtual ~FileLock() = default;
 };
 
-// Paths are UTF-8. Every failure names the path and the system's reason: "write runs/a/x: No space left on device".
-// ENOSPC and EDQUOT are RESOURCE_EXHAUSTED, ENOENT NOT_FOUND, EEXIST ALREADY_EXISTS, EACCES PERMISSION_DENIED, others INTERNAL.
+// Paths are UTF-8. Every failure names the path and the system's reason: "write runs/a/x: No space
+// left on device". ENOSPC and EDQUOT are RESOURCE_EXHAUSTED, ENOENT NOT_FOUND, EEXIST
+// ALREADY_EXISTS, EACCES PERMISSION_DENIED, others INTERNAL.
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
@@ -59,6 +63,7 @@ class FileSystem {
   virtual Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) = 0;
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
   virtual Status Remove(const std::string& path) = 0;
+  // All levels that are missing (none is no error); each that it makes survives a power cut.
   virtual Status CreateDirectories(const std::string& path) = 0;
   // fsync of a directory: its entries (creations, renames) survive a power cut.
   virtual Status SyncDirectory(const std::string& path) = 0;
@@ -66,8 +71,8 @@ class FileSystem {
   virtual Result<std::vector<std::string>> List(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
   virtual Result<std::uint64_t> FileSize(const std::string& path) = 0;
-  // Takes the lock or fails at once with FAILED_PRECONDITION if another process (or object) holds it. Creates the file, and writes
-  // the process id into it.
+  // Takes the lock or fails at once with FAILED_PRECONDITION if another process (or object) holds
+  // it. Creates the file, and writes the process id into it.
   virtual Result<std::unique_ptr<FileLock>> Lock(const std::string& path) = 0;
 };
 
@@ -77,8 +82,10 @@ FileSystem& PosixFileSystem();
 // path + "/" + name.
 std::string JoinPath(std::string_view directory, std::string_view name);
 
-// Writes path.tmp, syncs it, renames it over `path`, syncs the directory: a reader sees the old or the new content, whole.
-Status WriteFileAtomically(FileSystem& files, const std::string& path, std::span<const std::byte> bytes);
+// Writes path.tmp, syncs it, renames it over `path`, syncs the directory: a reader sees the old or
+// the new content, whole.
+Status WriteFileAtomically(FileSystem& files, const std::string& path,
+                           std::span<const std::byte> bytes);
 Status WriteFileAtomically(FileSystem& files, const std::string& path, std::string_view text);
 
 // The whole file, or RESOURCE_EXHAUSTED "PATH is N bytes, over the limit of M".

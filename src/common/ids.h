@@ -12,7 +12,8 @@ using ClientId = std::string;
 // A task, unique in a run and rising; 0 means none.
 using TaskId = std::uint64_t;
 
-// A round counts from 1; it rises only when a round commits, so an aborted round is tried again under its number.
+// A round counts from 1; it rises only when a round commits, so an aborted round is tried again
+// under its number.
 using RoundNumber = std::int64_t;
 
 // The model version that round r publishes is r; version 0 is the initial model.

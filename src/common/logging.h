@@ -1,5 +1,6 @@
-// Log set-up for the programs: one line an event on standard error, as "2026-01-31 12:00:00.123 I coordinator: message".
-// Modules log through spdlog's default logger; the pure floors (kernels, federation) do not log.
+// Log set-up for the programs: one line an event on standard error, as "2026-01-31 12:00:00.123 I
+// coordinator: message". Modules log through spdlog's default logger; the pure floors (kernels,
+// federation) do not log.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// Status and Result<T>: how every module of fedmoe reports failure. No exception crosses a module border.
+// Status and Result<T>: how every module of fedmoe reports failure. No exception crosses a module
+// border.
 #pragma once
 
 #include <optional>
@@ -9,7 +10,8 @@
 
 namespace fedmoe {
 
-// The values equal gRPC's status codes (static_assert in src/wire), so that a Status maps onto the wire unchanged.
+// The values equal gRPC's status codes (static_assert in src/wire), so that a Status maps onto the
+// wire unchanged.
 enum class StatusCode : int {
   kOk = 0,
   kCancelled = 1,
@@ -57,7 +59,9 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-inline Status InvalidArgument(std::string m) { return {StatusCode::kInvalidArgument, std::move(m)}; }
+inline Status InvalidArgument(std::string m) {
+  return {StatusCode::kInvalidArgument, std::move(m)};
+}
 inline Status NotFound(std::string m) { return {StatusCode::kNotFound, std::move(m)}; }
 inline Status AlreadyExists(std::string m) { return {StatusCode::kAlreadyExists, std::move(m)}; }
 inline Status FailedPrecondition(std::string m) {
@@ -76,15 +80,15 @@ inline Status DeadlineExceeded(std::string m) {
   return {StatusCode::kDeadlineExceeded, std::move(m)};
 }
 
-// A value or the Status that says why there is none. Reading the value of a failed Result is a programming error and
-// terminates (std::bad_variant_access under noexcept callers).
+// A value or the Status that says why there is none. Reading the value of a failed Result is a
+// programming error and terminates (std::bad_variant_access under noexcept callers).
 template <typename T>
 class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : content_(std::move(value)) {}            // NOLINT: implicit by design
-  Result(Status status) : content_(std::move(status)) {}     // NOLINT: implicit by design
+  Result(T value) : content_(std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : content_(std::move(status)) {}  // NOLINT: implicit by design
 
   bool ok() const { return std::holds_alternative<T>(content_); }
   Status status() const { return ok() ? Status::Ok() : std::get<Status>(content_); }
@@ -106,8 +110,8 @@ class [[nodiscard]] Result {
 #define FEDMOE_CONCAT(a, b) FEDMOE_CONCAT_INNER(a, b)
 
 // Returns the failed Status of `expression` from the enclosing function.
-#define FEDMOE_RETURN_IF_ERROR(expression)                         \
-  do {                                                             \
+#define FEDMOE_RETURN_IF_ERROR(expression)                                                        \
+  do {                                                                                            \
     if (::fedmoe::Status fedmoe_status = (expression); !fedmoe_status.ok()) return fedmoe_status; \
   } while (false)
 

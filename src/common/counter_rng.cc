@@ -1,0 +1,123 @@
+#include "common/counter_rng.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+namespace fedmoe {
+namespace {
+
+// The multipliers and Weyl constants of Philox4x32 (Salmon et al., SC 2011, section 4.3).
+constexpr std::uint64_t kMultiplier0 = 0xD2511F53;
+constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57;
+constexpr std::uint32_t kWeyl0 = 0x9E3779B9;
+constexpr std::uint32_t kWeyl1 = 0xBB67AE85;
+constexpr int kPhiloxRounds = 10;
+
+std::uint32_t Low(std::uint64_t value) { return static_cast<std::uint32_t>(value); }
+std::uint32_t High(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); }
+
+// The output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection on 64 bits.
+std::uint64_t Finalise(std::uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
+  value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
+  return value ^ (value >> 31);
+}
+
+}  // namespace
+
+std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const std::uint64_t product0 = kMultiplier0 * counter[0];
+    const std::uint64_t product1 = kMultiplier1 * counter[2];
+    counter = {High(product1) ^ counter[1] ^ key[0], Low(product1),
+               High(product0) ^ counter[3] ^ key[1], Low(product0)};
+    key[0] += kWeyl0;
+    key[1] += kWeyl1;
+  }
+  return counter;
+}
+
+std::uint64_t MixKey(std::initializer_list<std::uint64_t> words) {
+  constexpr std::uint64_t kGoldenGamma = 0x9E3779B97F4A7C15;
+  // The count goes in first, so that (a) and (a, 0) differ.
+  std::uint64_t key = Finalise(words.size() + kGoldenGamma);
+  for (const std::uint64_t word : words) key = Finalise((key ^ word) + kGoldenGamma);
+  return key;
+}
+
+std::uint64_t KeyOf(std::string_view text) {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
+  }
+  return Finalise(hash);
+}
+
+CounterRng CounterRng::For(std::uint64_t seed, std::string_view client, std::int64_t round,
+                           std::string_view purpose) {
+  return CounterRng(
+      MixKey({seed, KeyOf(client), static_cast<std::uint64_t>(round), KeyOf(purpose)}));
+}
+
+std::uint32_t CounterRng::NextU32() {
+  if (used_ == 4) {
+    buffer_ = Philox4x32({Low(block_), High(block_), 0, 0}, {Low(key_), High(key_)});
+    ++block_;
+    used_ = 0;
+  }
+  return buffer_[static_cast<std::size_t>(used_++)];
+}
+
+std::uint64_t CounterRng::NextU64() {
+  const std::uint64_t low = NextU32();
+  const std::uint64_t high = NextU32();
+  return low | (high << 32);
+}
+
+double CounterRng::NextUniform() { return static_cast<double>(NextU64() >> 11) * 0x1.0p-53; }
+
+double CounterRng::NextNormal() {
+  if (has_spare_normal_) {
+    has_spare_normal_ = false;
+    return spare_normal_;
+  }
+  // 1 - u is in (0, 1], so that the logarithm is finite.
+  const double radius = std::sqrt(-2.0 * std::log(1.0 - NextUniform()));
+  const double angle = 2.0 * std::numbers::pi * NextUniform();
+  spare_normal_ = radius * std::sin(angle);
+  has_spare_normal_ = true;
+  return radius * std::cos(angle);
+}
+
+std::uint64_t CounterRng::NextBelow(std::uint64_t bound) {
+  // 2^64 mod bound: draws under it would make the small remainders more frequent.
+  const std::uint64_t threshold = (0 - bound) % bound;
+  std::uint64_t draw = NextU64();
+  while (draw < threshold) draw = NextU64();
+  return draw % bound;
+}
+
+double CounterRng::NextGamma(double shape) {
+  if (shape < 1.0) {
+    // Gamma(a) = Gamma(a + 1) U^(1/a). Kept above zero, so that shares of a sum of tiny draws stay
+    // defined.
+    const double scale = std::pow(1.0 - NextUniform(), 1.0 / shape);
+    return std::max(NextGamma(shape + 1.0) * scale, std::numeric_limits<double>::min());
+  }
+  // Marsaglia and Tsang, ACM TOMS 26(3), 2000.
+  const double d = shape - 1.0 / 3.0;
+  const double c = 1.0 / std::sqrt(9.0 * d);
+  while (true) {
+    const double x = NextNormal();
+    const double root = 1.0 + c * x;
+    const double uniform = 1.0 - NextUniform();
+    if (root <= 0.0) continue;
+    const double v = root * root * root;
+    if (std::log(uniform) < 0.5 * x * x + d - d * v + d * std::log(v)) return d * v;
+  }
+}
+
+}  // namespace fedmoe
