@@ -1,0 +1,164 @@
+#include "tests/support/fault_file_system.h"
+
+#include <limits>
+#include <utility>
+
+namespace fedmoe {
+
+class FaultFileSystem::FaultWritableFile final : public WritableFile {
+ public:
+  FaultWritableFile(FaultFileSystem& owner, std::unique_ptr<WritableFile> base, std::string path)
+      : owner_(owner), base_(std::move(base)), path_(std::move(path)) {}
+
+  Status Append(std::span<const std::byte> bytes) override {
+    const Decision decision = owner_.Count(Operation::kAppend, "write", path_);
+    if (decision.status.ok()) return base_->Append(bytes);
+    if (decision.fault == Fault::kShortWrite) {
+      FEDMOE_RETURN_IF_ERROR(base_->Append(bytes.first(bytes.size() / 2)));
+    }
+    return decision.status;
+  }
+
+  Status Sync() override {
+    FEDMOE_RETURN_IF_ERROR(owner_.Count(Operation::kSync, "sync", path_).status);
+    return base_->Sync();
+  }
+
+  // The descriptor is released whether or not the close reports an error, as the system does.
+  Status Close() override {
+    const Decision decision = owner_.Count(Operation::kOther, "close", path_);
+    const Status closed = base_->Close();
+    return decision.status.ok() ? closed : decision.status;
+  }
+
+ private:
+  FaultFileSystem& owner_;
+  std::unique_ptr<WritableFile> base_;
+  std::string path_;
+};
+
+bool FaultFileSystem::Hits(Fault fault, Operation operation) {
+  switch (fault) {
+    case Fault::kNoSpace:
+      return operation != Operation::kRemove;
+    case Fault::kIoError:
+      return true;
+    case Fault::kShortWrite:
+      return operation == Operation::kAppend;
+    case Fault::kSyncFails:
+      return operation == Operation::kSync;
+    case Fault::kTornRename:
+      return operation == Operation::kRename;
+  }
+  return false;
+}
+
+FaultFileSystem::Decision FaultFileSystem::Count(Operation operation, const std::string& name,
+                                                 const std::string& path) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::int64_t index = operations_++;
+  if (index < first_ || index >= last_ || !Hits(fault_, operation)) return {fault_, Status::Ok()};
+  ++faults_;
+  const std::string subject = name + " " + path + ": ";
+  if (fault_ == Fault::kNoSpace || fault_ == Fault::kShortWrite) {
+    return {fault_, ResourceExhausted(subject + "No space left on device")};
+  }
+  return {fault_, Internal(subject + "Input/output error")};
+}
+
+void FaultFileSystem::FailAt(std::int64_t index, Fault fault) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  first_ = index;
+  last_ = index + 1;
+  fault_ = fault;
+}
+
+void FaultFileSystem::FailFrom(std::int64_t index, Fault fault) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  first_ = index;
+  last_ = std::numeric_limits<std::int64_t>::max();
+  fault_ = fault;
+}
+
+void FaultFileSystem::Clear() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  first_ = 0;
+  last_ = 0;
+}
+
+std::int64_t FaultFileSystem::operations() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return operations_;
+}
+
+std::int64_t FaultFileSystem::faults() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return faults_;
+}
+
+Result<std::unique_ptr<WritableFile>> FaultFileSystem::Wrap(
+    Result<std::unique_ptr<WritableFile>> file, const std::string& path) {
+  if (!file.ok()) return file.status();
+  return std::unique_ptr<WritableFile>(
+      std::make_unique<FaultWritableFile>(*this, std::move(file).value(), path));
+}
+
+Result<std::unique_ptr<WritableFile>> FaultFileSystem::Create(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "create", path).status);
+  return Wrap(base_.Create(path), path);
+}
+
+Result<std::unique_ptr<WritableFile>> FaultFileSystem::OpenForAppend(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "append", path).status);
+  return Wrap(base_.OpenForAppend(path), path);
+}
+
+Result<std::unique_ptr<RandomAccessFile>> FaultFileSystem::Open(const std::string& path) {
+  return base_.Open(path);
+}
+
+Status FaultFileSystem::TearRename(const std::string& from, const std::string& to) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::string content,
+                          ReadFile(base_, from, std::numeric_limits<std::int64_t>::max()));
+  FEDMOE_RETURN_IF_ERROR(base_.Rename(from, to));
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, base_.Create(to));
+  return file->Append(AsBytes(std::string_view(content).substr(0, content.size() / 2)));
+}
+
+Status FaultFileSystem::Rename(const std::string& from, const std::string& to) {
+  const Decision decision = Count(Operation::kRename, "rename", from);
+  if (decision.status.ok()) return base_.Rename(from, to);
+  if (decision.fault == Fault::kTornRename) FEDMOE_RETURN_IF_ERROR(TearRename(from, to));
+  return decision.status;
+}
+
+Status FaultFileSystem::Remove(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kRemove, "remove", path).status);
+  return base_.Remove(path);
+}
+
+Status FaultFileSystem::CreateDirectories(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "create directory", path).status);
+  return base_.CreateDirectories(path);
+}
+
+Status FaultFileSystem::SyncDirectory(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kSync, "sync directory", path).status);
+  return base_.SyncDirectory(path);
+}
+
+Result<std::vector<std::string>> FaultFileSystem::List(const std::string& path) {
+  return base_.List(path);
+}
+
+bool FaultFileSystem::Exists(const std::string& path) { return base_.Exists(path); }
+
+Result<std::uint64_t> FaultFileSystem::FileSize(const std::string& path) {
+  return base_.FileSize(path);
+}
+
+Result<std::unique_ptr<FileLock>> FaultFileSystem::Lock(const std::string& path) {
+  return base_.Lock(path);
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,89 @@
+// A file system that fails when told to: how tests reach ENOSPC, EIO, short writes, failed syncs
+// and torn renames.
+//
+// Every mutating operation (create, open for append, append, sync, close, rename, remove, create
+// directories, sync directory) has an index, from 0, in the order of the calls. A test runs its
+// subject once to learn the number of operations, then once more for each index with a fault there:
+//
+//   FaultFileSystem files(PosixFileSystem());
+//   files.FailAt(3, FaultFileSystem::Fault::kNoSpace);
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "common/file_system.h"
+
+namespace fedmoe {
+
+// Thread-safe; the files that it opens are not, and must not outlive it. Reads and locks pass
+// through.
+class FaultFileSystem final : public FileSystem {
+ public:
+  // What goes wrong. A fault leaves the operations that it cannot hit alone: they succeed, also at
+  // its index.
+  enum class Fault {
+    kNoSpace,     // ENOSPC, nothing done; every operation but remove.
+    kIoError,     // EIO, nothing done; every operation.
+    kShortWrite,  // Append writes half of its bytes, then ENOSPC; nothing else.
+    kSyncFails,   // EIO from a sync of a file or directory; nothing else.
+    kTornRename,  // Rename moves the file, but only the first half of it, then EIO; nothing else.
+  };
+
+  // `base` does the work; it must outlive this object.
+  explicit FaultFileSystem(FileSystem& base) : base_(base) {}
+
+  // The operation with this index fails. Replaces an earlier fault, as FailFrom does.
+  void FailAt(std::int64_t index, Fault fault);
+  // The operation with this index and all after it fail.
+  void FailFrom(std::int64_t index, Fault fault);
+  // No more faults; the count of operations goes on.
+  void Clear();
+  // The number of mutating operations so far, failed ones included; the index of the next one.
+  std::int64_t operations() const;
+  // The number of operations that were made to fail so far.
+  std::int64_t faults() const;
+
+  Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
+  Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
+  Status Rename(const std::string& from, const std::string& to) override;
+  Status Remove(const std::string& path) override;
+  Status CreateDirectories(const std::string& path) override;
+  Status SyncDirectory(const std::string& path) override;
+  Result<std::vector<std::string>> List(const std::string& path) override;
+  bool Exists(const std::string& path) override;
+  Result<std::uint64_t> FileSize(const std::string& path) override;
+  Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override;
+
+ private:
+  class FaultWritableFile;
+  enum class Operation { kOther, kAppend, kSync, kRename, kRemove };
+
+  static bool Hits(Fault fault, Operation operation);
+  // The fault in force, and OK or the error that it makes of an operation, named as the real file
+  // system names it.
+  struct Decision {
+    Fault fault;
+    Status status;
+  };
+  Decision Count(Operation operation, const std::string& name, const std::string& path);
+  Result<std::unique_ptr<WritableFile>> Wrap(Result<std::unique_ptr<WritableFile>> file,
+                                             const std::string& path);
+  Status TearRename(const std::string& from, const std::string& to);
+
+  FileSystem& base_;
+  mutable std::mutex mutex_;
+  std::int64_t operations_ = 0;
+  std::int64_t faults_ = 0;
+  // Operations in [first_, last_) fail.
+  std::int64_t first_ = 0;
+  std::int64_t last_ = 0;
+  Fault fault_ = Fault::kIoError;
+};
+
+}  // namespace fedmoe
