@@ -1,0 +1,59 @@
+// The coordinator's configuration: YAML -> Config -> the options structs of the floors below.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "config/client_config.h"
+#include "config/config_source.h"
+#include "federation/round_machine.h"
+#include "moe/model_options.h"
+
+namespace fedmoe {
+
+struct ServerOptions {
+  std::string address =
+      "127.0.0.1:7070";                // port 0: any free one, written to <run directory>/address
+  Milliseconds poll_hold_ms = 30'000;  // how long an unanswered NextTask is held
+  Milliseconds heartbeat_interval_ms = 5'000;
+  int max_clients = 1'000;  // registered at once; more are turned away
+  int worker_threads = 2;
+  std::uint64_t max_update_bytes = 0;  // on top of what a task's blocks can need; 0 for only that
+};
+
+struct StorageOptions {
+  std::string directory;  // the run directory; empty: runs/<run.name>
+  int keep_versions = 3;  // checkpoints kept, beside the last; 0 keeps all
+};
+
+struct CoordinatorConfig {
+  std::string name = "run";
+  ModelOptions model;
+  RunOptions run;  // without `spec`: built from `model`
+  ServerOptions server;
+  StorageOptions storage;
+  std::string log_level = "info";
+  bool live_table = true;
+  // The local fleet, resolved to one configuration a client, trainers first, then evaluators. Empty
+  // without a `fleet` section.
+  std::vector<ClientConfig> fleet;
+};
+
+// Reads, checks and resolves. All errors at once, one a line, in file order, then by --set order:
+//   "configs/x.yaml:12: run.clients.min must be <= ... (got 9 > 4)", "--set model.top_k=x: ...".
+// Unknown keys are errors with the nearest known key.
+Result<CoordinatorConfig> LoadCoordinatorConfig(const ConfigSource& source);
+
+// The resolved configuration, every key present, as YAML that LoadCoordinatorConfig reads back to
+// the same struct.
+std::string DumpCoordinatorConfig(const CoordinatorConfig& config);
+
+// The keys of two resolved configurations that differ and may not differ across a resume, one a
+// line: "model.experts: 8 in the run, 16 now". Empty if a resume is allowed. server.*, log.*,
+// storage.directory and run.rounds may change.
+std::vector<std::string> ResumeConflicts(const std::string& stored_yaml,
+                                         const std::string& new_yaml);
+
+}  // namespace fedmoe
