@@ -1,0 +1,52 @@
+// The SQLite journal: one snapshot of the run's state and the events since. State is a function of
+// the two (Step), so a restart goes on where the last one stopped.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "federation/round_events.h"
+#include "federation/round_state.h"
+
+namespace fedmoe {
+
+inline constexpr int kJournalSchemaVersion = 1;
+
+struct RecoveredRun {
+  RoundState snapshot;
+  std::vector<Event> events;  // since the snapshot, in order
+};
+
+// Used by the round thread only. WAL mode, synchronous=FULL: what Commit() returned OK for survives
+// a power cut.
+class Journal {
+ public:
+  // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M".
+  static Result<std::unique_ptr<Journal>> Open(const std::string& path);
+  ~Journal();
+
+  // Facts of the run: "config", "spec_digest", "run_id", "version" of the build.
+  Status SetFact(const std::string& key, const std::string& value);
+  Result<std::optional<std::string>> Fact(const std::string& key) const;
+
+  // Queues an event; nothing is on disk until Commit().
+  void Append(const Event& event);
+  // One transaction with all that is queued. Nothing queued: no I/O. On failure the queue is kept.
+  Status Commit();
+  // One transaction: what is queued, then the snapshot instead of all events before it.
+  Status Snapshot(const RoundState& state);
+
+  // nullopt for a journal without a snapshot (the run never started).
+  Result<std::optional<RecoveredRun>> Recover() const;
+
+ private:
+  Journal();
+  struct Database;
+  std::unique_ptr<Database> database_;
+  std::vector<std::string> queue_;
+};
+
+}  // namespace fedmoe

@@ -1,0 +1,57 @@
+// runs/<name>/: where everything of a run stands. Documented for users in docs/run_directory.md.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/file_system.h"
+#include "common/result.h"
+#include "federation/round_report.h"
+#include "federation/round_state.h"
+
+namespace fedmoe {
+
+struct RunSummary {
+  std::string status;  // RunStatusName
+  std::string detail;
+  RoundNumber rounds = 0;
+  std::optional<double> final_accuracy, best_accuracy, personalised_accuracy, final_loss;
+  double load_cv = 0.0;  // over experts, cumulative assignments
+  std::uint64_t bytes_down = 0, bytes_up = 0;
+  double wall_s = 0.0;
+  std::uint64_t coordinator_peak_rss_bytes = 0;
+  Digest model_digest;
+};
+
+// Holds the run's lock while it lives. Not thread-safe.
+class RunDirectory {
+ public:
+  // Creates the directory and its parts and takes the lock: FAILED_PRECONDITION
+  // "run directory DIR is in use by another coordinator (process N)".
+  static Result<std::unique_ptr<RunDirectory>> Open(FileSystem& files, const std::string& path);
+
+  const std::string& path() const { return path_; }
+  std::string JournalPath() const;
+  std::string SpoolPath() const;
+  std::string CheckpointsPath() const;
+  // True once a journal exists: the run was started before.
+  bool HasRun() const;
+
+  Status WriteConfig(const std::string& yaml);      // config.yaml
+  Status WriteAddress(const std::string& address);  // address: host:port that the server listens on
+  // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once). A
+  // report whose round stands there already (after a resume) is not written twice.
+  Status AppendReport(const RoundReport& report);
+  Status WriteSummary(const RunSummary& summary);  // summary.json
+
+ private:
+  RunDirectory(FileSystem& files, std::string path) : files_(files), path_(std::move(path)) {}
+  FileSystem& files_;
+  std::string path_;
+  std::unique_ptr<FileLock> lock_;
+  RoundNumber last_reported_ = 0;
+};
+
+}  // namespace fedmoe

@@ -1,0 +1,109 @@
+// Checkpoints: immutable shards named by digest. A version is a manifest (shard -> digest, file,
+// offset); the shards that a round changed are one safetensors file, the server optimiser's moments
+// another. Layout in the run directory:
+//
+//   checkpoints/000012.safetensors   tensors of the shards that version 12 changed, by spec name
+//   checkpoints/000012.moments.safetensors   "first.NAME", "second.NAME" of the same shards; absent
+//   for FedAvg checkpoints/000012.json          the manifest; written last, atomically: a version
+//   exists if and only if its manifest does
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/checksum.h"
+#include "common/file_system.h"
+#include "common/result.h"
+#include "federation/model_spec.h"
+
+namespace fedmoe {
+
+struct StoredShard {
+  int shard = 0;
+  Digest digest;
+  std::string file;          // name within checkpoints/
+  std::uint64_t offset = 0;  // of its bytes in the file
+  std::uint64_t bytes = 0;
+  std::string moments_file;  // empty: no moments yet
+  std::uint64_t moments_offset =
+      0;  // first moments of the shard, then second moments if there are two
+  int moment_count = 0;
+  std::int64_t steps = 0;  // server steps taken on this shard
+  bool operator==(const StoredShard&) const = default;
+};
+
+struct Manifest {
+  ModelVersion version = 0;
+  Digest spec_digest;
+  std::vector<StoredShard> shards;  // by shard index
+  Digest model_digest;
+  std::vector<Digest> Digests() const;
+};
+
+// One changed shard of a new version, produced when asked, window by window.
+struct ShardContent {
+  int shard = 0;
+  int moment_count = 0;  // arrays of the shard's size that `write` gives beside the values
+  std::int64_t steps = 0;
+  // Must call values(...) with consecutive pieces that add up to the shard's elements; and
+  // first(...), second(...) likewise where moment_count says so.
+  struct Sinks {
+    std::function<Status(std::span<const float>)> values;
+    std::function<Status(std::span<const float>)> first;
+    std::function<Status(std::span<const float>)> second;
+  };
+  std::function<Status(const Sinks&)> write;
+};
+
+// Thread-safe: one writer, any number of readers.
+class ShardStore {
+ public:
+  // Opens `directory` (created if need be), removes what an interrupted write left behind, reads
+  // manifests. DATA_LOSS names a manifest that cannot be read.
+  static Result<std::unique_ptr<ShardStore>> Open(FileSystem& files, const std::string& directory,
+                                                  const ModelSpec& spec);
+
+  std::vector<ModelVersion> Versions() const;
+  Result<Manifest> Get(ModelVersion version) const;
+
+  // Writes the files of `version` (base plus changed shards) under temporary names and returns the
+  // manifest that it would have. Moments are spooled beside the values, so a shard passes through
+  // memory in pieces only. Staging a version again replaces what was staged. Errors leave no
+  // version behind.
+  Result<Manifest> Stage(ModelVersion version, const Manifest* base,
+                         const std::vector<ShardContent>& changed);
+  // Makes the staged version durable: sync files, rename, sync directory, manifest. Idempotent.
+  Status Commit(const Manifest& staged);
+  void Discard(const Manifest& staged);
+
+  // Keeps the newest `keep` versions (0: all) and everything that `pinned` versions need; removes
+  // files that no kept version refers to.
+  Status Prune(int keep, const std::set<ModelVersion>& pinned);
+
+  // Bytes of a shard of any stored version, by digest. The digest is verified on the first read of
+  // each location after opening.
+  Result<std::unique_ptr<MappedRegion>> ReadShard(const Digest& digest) const;
+  // Part of a shard's bytes, for streaming; at most 64 MiB.
+  Status ReadShardAt(const Digest& digest, std::uint64_t offset, std::span<std::byte> out) const;
+  Result<std::uint64_t> ShardBytes(const Digest& digest) const;
+  // First (index 0) or second (1) moments of a stored shard.
+  Result<std::unique_ptr<MappedRegion>> ReadMoments(const StoredShard& shard, int index) const;
+
+ private:
+  ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec);
+  FileSystem& files_;
+  std::string directory_;
+  ModelSpec spec_;
+  mutable std::mutex mutex_;
+  std::map<ModelVersion, Manifest> manifests_;
+  mutable std::set<std::string> verified_;
+};
+
+}  // namespace fedmoe
