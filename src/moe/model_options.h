@@ -1,6 +1,7 @@
 // Which model a run trains. Plain options without a body, so that `config` may include this header.
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "federation/model_spec.h"
