@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -160,9 +161,10 @@ std::vector<std::size_t> DrawCuts(std::size_t examples, const PartitionOptions& 
     share = rng.NextGamma(options.alpha);
     total += share;
   }
-  // With a tiny alpha every draw may underflow; the limit of the distribution gives all to one
-  // client.
-  if (!(total > 0.0)) {
+  // With a tiny alpha every draw may underflow (NextGamma then gives the smallest normal double);
+  // the limit of the distribution gives all to one client.
+  if (*std::max_element(shares.begin(), shares.end()) <= std::numeric_limits<double>::min()) {
+    std::fill(shares.begin(), shares.end(), 0.0);
     total = 1.0;
     shares[static_cast<std::size_t>(rng.NextBelow(shares.size()))] = 1.0;
   }
