@@ -1,0 +1,125 @@
+#include "federation/capacity.h"
+
+#include <algorithm>
+
+namespace fedmoe {
+namespace {
+
+constexpr double kBytesPerValue = 4.0;
+// A backward pass costs twice the forward pass.
+constexpr double kForwardAndBackward = 3.0;
+
+// Values of the largest expert: experts of unequal size are planned for as if all were the largest.
+double ExpertElements(const ModelSpec& spec) {
+  std::int64_t largest = 0;
+  for (ExpertIndex expert = 0; expert < spec.experts; ++expert) {
+    largest = std::max(largest, spec.ShardElements(ShardOfExpert(expert)));
+  }
+  return static_cast<double>(largest);
+}
+
+double TransferredBytes(const ModelSpec& spec, int experts) {
+  return kBytesPerValue * (static_cast<double>(spec.ShardElements(kTrunkShard)) +
+                           static_cast<double>(experts) * ExpertElements(spec));
+}
+
+// Blocks that never travel, such as a local gate, but must be held and trained.
+double ClientElements(const ModelSpec& spec) {
+  double elements = 0.0;
+  for (const ParameterBlock& block : spec.blocks) {
+    if (block.owner == BlockOwner::kClient) elements += static_cast<double>(block.ElementCount());
+  }
+  return elements;
+}
+
+double OptimizerSlots(const TrainingOptions& training) {
+  if (training.optimizer == LocalOptimizer::kAdamW) return 2.0;
+  return training.momentum != 0.0 ? 1.0 : 0.0;
+}
+
+// Amount over rate; a rate that is not known costs nothing.
+double Seconds(double amount, double rate) { return rate > 0.0 ? amount / rate : 0.0; }
+
+}  // namespace
+
+const char* CapacityReasonName(CapacityReason reason) {
+  switch (reason) {
+    case CapacityReason::kAllExperts:
+      return "all_experts";
+    case CapacityReason::kDeclared:
+      return "declared";
+    case CapacityReason::kMemory:
+      return "memory";
+    case CapacityReason::kDeadline:
+      return "deadline";
+    case CapacityReason::kTrunkMemory:
+      return "trunk_memory";
+    case CapacityReason::kTrunkDeadline:
+      return "trunk_deadline";
+  }
+  return "unknown";
+}
+
+double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts) {
+  const double parameter_bytes =
+      TransferredBytes(spec, experts) + kBytesPerValue * ClientElements(spec);
+  // Each activation is kept for the backward pass and has a gradient.
+  const double activations =
+      (spec.trunk_activations + std::min(experts, spec.top_k) * spec.expert_activations) *
+      training.batch_size * 2.0;
+  return parameter_bytes * (3.0 + OptimizerSlots(training)) + kBytesPerValue * activations;
+}
+
+double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
+                           const TrainingOptions& training, int experts) {
+  const double bytes = TransferredBytes(spec, experts);
+  const double flops = kForwardAndBackward * static_cast<double>(profile.examples) *
+                       training.epochs *
+                       (spec.trunk_flops + std::min(experts, spec.top_k) * spec.expert_flops);
+  return Seconds(bytes, profile.down_bytes_per_s) + Seconds(flops, profile.compute_flops_per_s) +
+         Seconds(bytes, profile.up_bytes_per_s);
+}
+
+CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec& spec,
+                                const TrainingOptions& training, Milliseconds deadline_ms) {
+  const auto fits_memory = [&](int experts) {
+    return profile.memory_bytes == 0 ||
+           PredictMemoryBytes(spec, training, experts) <= static_cast<double>(profile.memory_bytes);
+  };
+  const auto fits_deadline = [&](int experts) {
+    return deadline_ms == 0 || PredictRoundSeconds(profile, spec, training, experts) <=
+                                   static_cast<double>(deadline_ms) / 1000.0;
+  };
+
+  CapacityDecision decision;
+  if (!fits_memory(0)) {
+    decision.fits_trunk = false;
+    decision.reason = CapacityReason::kTrunkMemory;
+  } else if (!fits_deadline(0)) {
+    decision.fits_trunk = false;
+    decision.reason = CapacityReason::kTrunkDeadline;
+  } else {
+    // Both predictions rise with the number of experts, so the first that fails is the limit.
+    while (decision.experts < spec.experts) {
+      const int next = decision.experts + 1;
+      if (profile.max_experts > 0 && next > profile.max_experts) {
+        decision.reason = CapacityReason::kDeclared;
+        break;
+      }
+      if (!fits_memory(next)) {
+        decision.reason = CapacityReason::kMemory;
+        break;
+      }
+      if (!fits_deadline(next)) {
+        decision.reason = CapacityReason::kDeadline;
+        break;
+      }
+      decision.experts = next;
+    }
+  }
+  decision.memory_bytes = PredictMemoryBytes(spec, training, decision.experts);
+  decision.round_s = PredictRoundSeconds(profile, spec, training, decision.experts);
+  return decision;
+}
+
+}  // namespace fedmoe
