@@ -1,0 +1,23 @@
+// Spool -> kernel -> new shards: the heavy half of a commit.
+#pragma once
+
+#include "common/result.h"
+#include "federation/aggregation.h"
+#include "storage/shard_store.h"
+#include "storage/spool.h"
+
+namespace fedmoe {
+
+// Stages version `version` in the store: for every changed shard, block by block in windows, the
+// weighted sum of the updates' deltas in client order, then the server optimiser's step on values
+// and moments. Memory: a few windows of 4 MiB, whatever the model and the number of clients. Blocks
+// without weight keep values and moments bit for bit. Deterministic. Errors name the update or
+// shard.
+Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
+                                const AggregationPlan& plan, ModelVersion version,
+                                const Manifest& base, const Spool& spool, ShardStore& store);
+
+// Version 0, from the run's seed.
+Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store);
+
+}  // namespace fedmoe

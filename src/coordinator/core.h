@@ -1,0 +1,224 @@
+// The coordinator without gRPC: round thread, command queue, worker pool, spool, journal and shard
+// store around the pure round machine. gRPC, or a test's in-process transport, calls it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/file_system.h"
+#include "common/result.h"
+#include "coordinator/command_queue.h"
+#include "coordinator/worker_pool.h"
+#include "federation/messages.h"
+#include "federation/round_machine.h"
+#include "storage/journal.h"
+#include "storage/run_directory.h"
+#include "storage/shard_store.h"
+#include "storage/spool.h"
+
+namespace fedmoe {
+
+struct CoreOptions {
+  RunOptions run;
+  std::string run_name = "run";
+  Milliseconds poll_hold_ms = 30'000;
+  Milliseconds heartbeat_interval_ms = 5'000;
+  Milliseconds linger_ms = 10'000;  // after the end: how long clients have to learn of it
+  int max_clients = 1'000;
+  int worker_threads = 2;
+  int keep_versions = 3;
+  std::size_t queue_limit = 4'096;  // commands waiting; more are refused with RESOURCE_EXHAUSTED
+  std::uint64_t extra_update_bytes = 0;  // on top of MaxUpdateBytes
+};
+
+// Told what happens, on the round thread; must not block or call back into the core.
+class CoreObserver {
+ public:
+  virtual ~CoreObserver() = default;
+  virtual void OnDispatch(const RoundState&) {}
+  virtual void OnReport(const RoundReport&) {}
+  virtual void OnAbort(const AbortRound&) {}
+};
+
+class CoordinatorCore;
+
+// One update on its way in. Calls one after another: the next only after the last one's callback.
+// Dropping it abandons the transfer.
+class Upload : public std::enable_shared_from_this<Upload> {
+ public:
+  using Done = std::function<void(Status)>;
+  using VerdictDone = std::function<void(Result<Verdict>)>;
+
+  Upload(CoordinatorCore& core, TaskAssignment task, UpdateHeader header,
+         std::unique_ptr<IncomingUpdate> file);
+  // Appends a piece to the spool on the pool; `done` is called there.
+  void Append(std::string bytes, Done done);
+  // All pieces are there: validates, makes durable and counts the update. `done` is called on the
+  // round thread, after the journal has it.
+  void Finish(VerdictDone done);
+
+ private:
+  void FinishOnWorker(const VerdictDone& done);
+  Result<Verdict> Check();
+
+  CoordinatorCore& core_;
+  const TaskAssignment task_;
+  const UpdateHeader header_;
+  std::unique_ptr<IncomingUpdate> file_;
+};
+
+// The outcome of BeginUpdate: a verdict at once (stale, duplicate, over its size), or an upload to
+// fill.
+struct UploadStart {
+  std::optional<Verdict> verdict;
+  std::shared_ptr<Upload> upload;
+};
+
+// Thread-safe. Callbacks run on the round thread or the pool and must not block; they are called
+// exactly once, also at shutdown (CANCELLED). Calls never block; a full queue answers
+// RESOURCE_EXHAUSTED at once.
+class CoordinatorCore {
+ public:
+  template <typename T>
+  using Callback = std::function<void(Result<T>)>;
+
+  // Starts the run in `directory`, or goes on with the one that is there. `stored_config` is
+  // written for a new run. DATA_LOSS and others name the file.
+  static Result<std::unique_ptr<CoordinatorCore>> Start(CoreOptions options, FileSystem& files,
+                                                        RunDirectory& directory, const Clock& clock,
+                                                        CoreObserver* observer);
+  // Stops the round thread without finishing the run (as a crash would, but in order): what is
+  // journaled stays.
+  ~CoordinatorCore();
+
+  void Register(RegisterRequest request, Callback<RegisterReply> done);
+  void NextTask(SessionId session, Callback<NextTaskReply> done);
+  // The caller of a parked NextTask has gone.
+  void AbandonPoll(SessionId session);
+  void Beat(SessionId session, TaskId task, double progress, Callback<HeartbeatReply> done);
+  void BeginUpdate(SessionId session, UpdateHeader header, Callback<UploadStart> done);
+  void SubmitEvaluation(SessionId session, EvaluationResult result, Callback<bool> done);
+  void ReturnTask(SessionId session, TaskId task, std::string why, Callback<bool> done);
+  void Leave(SessionId session, Callback<bool> done);
+  // Bytes [offset, offset + length) of a shard, read on the pool; length at most 1 MiB.
+  void ReadShard(SessionId session, Digest digest, std::uint64_t offset, std::uint64_t length,
+                 Callback<std::string> done);
+  Result<std::uint64_t> ShardBytes(const Digest& digest) const;
+  // The run as one JSON object (docs/status.md).
+  void Status(Callback<std::string> done);
+
+  void RequestStop(bool drain);
+  // Blocks until the run has finished and its clients know, or `linger` passed.
+  RunSummary Wait();
+  // For signal handling loops: true once Wait() would return.
+  bool WaitFor(Milliseconds timeout_ms);
+
+  const CoreOptions& options() const { return options_; }
+
+ private:
+  friend class Upload;
+  struct ParkedPoll {
+    std::uint64_t session = 0;
+    Milliseconds until_ms = 0;
+    Callback<NextTaskReply> done;
+  };
+
+  CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
+                  const Clock& clock, CoreObserver* observer);
+  fedmoe::Status Open();
+  fedmoe::Status Recover(RecoveredRun recovered);
+  Result<Manifest> WriteInitialModel();
+
+  // ---- Round thread.
+  void Loop();
+  Milliseconds Now() const;
+  Milliseconds NextWakeMs() const;
+  void Handle(const Event& event);
+  void Execute(Action action);
+  void Flush();  // journal, then the replies that waited for it
+  void OnFatal(const fedmoe::Status& status);
+  void FinishIfToldAll();
+  void Defer(std::function<void()> reply) { deferred_.push_back(std::move(reply)); }
+  fedmoe::Status CheckSession(const SessionId& session);
+  const TaskState* FindTask(TaskId task) const;
+  void DeliverTasks(const ClientId& client);
+  void EndPoll(const ClientId& client, Result<NextTaskReply> reply);
+
+  void On(AdmitClient& action);
+  void On(TurnAwayClient& action);
+  void On(Dispatch& action);
+  void On(AcceptUpdate& action);
+  void On(RejectUpdate& action);
+  void On(CancelTasks& action);
+  void On(Aggregate& action);
+  void On(WriteCheckpoint& action);
+  void On(PublishModel& action);
+  void On(AbortRound& action);
+  void On(Report& action);
+  void On(Finish& action);
+
+  // Any thread.
+  template <typename T>
+  void Submit(Callback<T> done, std::function<void(Callback<T>)> command);
+  void Post(std::function<void()> command);  // internal completions: never refused
+  void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }
+  void CountUp(std::uint64_t bytes) { bytes_up_ += bytes; }
+
+  const CoreOptions options_;
+  FileSystem& files_;
+  RunDirectory& directory_;
+  const Clock& clock_;
+  CoreObserver* observer_;
+  Digest spec_digest_;
+  std::string run_id_;
+
+  std::unique_ptr<Journal> journal_;
+  std::unique_ptr<ShardStore> store_;
+  std::unique_ptr<Spool> spool_;
+  std::unique_ptr<WorkerPool> pool_;
+  CommandQueue queue_;
+
+  // Round thread only.
+  RoundState state_;
+  Milliseconds origin_ms_ = 0;  // Clock time at which the coordinator's own clock stood at base_ms_
+  Milliseconds base_ms_ = 0;
+  Milliseconds started_ms_ = 0;
+  bool journal_dirty_ = false;
+  bool snapshot_due_ = false;
+  std::vector<std::function<void()>> deferred_;
+  std::map<ClientId, ParkedPoll> polls_;
+  std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
+  std::map<TaskId, CancelReason> cancelled_;
+  std::map<ClientId, Callback<RegisterReply>> registering_;
+  std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;  // of the event in hand
+  std::optional<Manifest> staged_;
+  std::set<ClientId> told_;  // know that the run is over
+  Milliseconds linger_until_ms_ = 0;
+  RunSummary summary_;
+  std::uint64_t reported_down_ = 0, reported_up_ = 0;
+  fedmoe::Status fatal_;
+
+  std::atomic<std::uint64_t> bytes_down_{0}, bytes_up_{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable finished_condition_;
+  bool finished_ = false;
+  std::map<ClientId, std::uint64_t>
+      sessions_;  // guarded by mutex_: for checks off the round thread
+
+  std::thread thread_;
+};
+
+}  // namespace fedmoe
