@@ -1,11 +1,11 @@
 #include "common/logging.h"
 
 #include <memory>
-#include <regex>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
@@ -42,9 +42,9 @@ TEST_F(Logging, WritesOneLineAnEventWithTimeLevelAndProgram) {
                                             "I coordinator: three", "W coordinator: four",
                                             "E coordinator: five"};
   ASSERT_EQ(lines.size(), endings.size());
-  const std::string time = R"(\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d{3} )";
+  const std::string time = "[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3} ";
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    EXPECT_TRUE(std::regex_match(lines[i], std::regex(time + endings[i]))) << lines[i];
+    EXPECT_THAT(lines[i], ::testing::MatchesRegex(time + endings[i]));
   }
 }
 
