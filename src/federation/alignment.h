@@ -82,9 +82,10 @@ struct AlignmentMemory {
   std::map<ClientId, std::vector<ExpertIndex>> pinned;
 };
 
-// Deterministic: ties break by client order, then expert index. `full` ignores capacity, `none`
-// gives nobody anything. INVALID_ARGUMENT for sizes that do not match or capacity outside 0 to
-// experts.
+// Deterministic. Equal fitness is told apart by a draw keyed (seed, client, expert), the same in
+// every round, so that clients without feedback spread over the experts; what is left equal breaks
+// by client order, then expert index. `full` ignores capacity, `none` gives nobody anything.
+// INVALID_ARGUMENT for sizes that do not match or capacity outside 0 to experts.
 Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOptions& options,
                             AlignmentMemory& memory);
 

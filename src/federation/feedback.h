@@ -29,7 +29,7 @@ struct TrainingFeedback {
 
 // INVALID_ARGUMENT naming the field: sizes other than `experts`, non-finite or negative numbers,
 // affinity outside [0,1] or a sum outside [0.99, 1.01], accuracy outside [0,1], tokens for an
-// expert not in `held`, tokens above examples * epochs * top_k * slack.
+// expert not in `held`, more than a million tokens of one expert per example.
 Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
                         const std::vector<int>& held);
 

@@ -1,0 +1,231 @@
+#include "federation/alignment.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "federation/alignment_baselines.h"
+#include "federation/balanced_flow.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::array<std::pair<AlignmentStrategy, const char*>, 8> kStrategies{{
+    {AlignmentStrategy::kNone, "none"},
+    {AlignmentStrategy::kFull, "full"},
+    {AlignmentStrategy::kRandom, "random"},
+    {AlignmentStrategy::kStatic, "static"},
+    {AlignmentStrategy::kRoundRobin, "round_robin"},
+    {AlignmentStrategy::kGreedy, "greedy"},
+    {AlignmentStrategy::kLoadOnly, "load_only"},
+    {AlignmentStrategy::kBalanced, "balanced"},
+}};
+
+Status ValidateSizes(const AlignmentProblem& problem) {
+  const std::size_t clients = problem.clients.size();
+  const std::size_t experts = problem.load.deficit.size();
+  if (experts == 0) return InvalidArgument("the load history has no experts");
+  if (problem.load.assignments.size() != experts) {
+    return InvalidArgument("the load history has " +
+                           std::to_string(problem.load.assignments.size()) +
+                           " assignment counts and " + std::to_string(experts) + " deficits");
+  }
+  if (problem.capacity.size() != clients) {
+    return InvalidArgument(std::to_string(problem.capacity.size()) + " capacities for " +
+                           std::to_string(clients) + " clients");
+  }
+  if (static_cast<std::size_t>(problem.fitness.rows()) != clients ||
+      static_cast<std::size_t>(problem.fitness.cols()) != experts) {
+    return InvalidArgument("the fitness is " + std::to_string(problem.fitness.rows()) + " x " +
+                           std::to_string(problem.fitness.cols()) + ", must be " +
+                           std::to_string(clients) + " clients x " + std::to_string(experts) +
+                           " experts");
+  }
+  if (problem.round < 1) {
+    return InvalidArgument("round is " + std::to_string(problem.round) + ", must be at least 1");
+  }
+  return Status::Ok();
+}
+
+Status ValidateProblem(const AlignmentProblem& problem) {
+  FEDMOE_RETURN_IF_ERROR(ValidateSizes(problem));
+  for (std::size_t c = 0; c < problem.clients.size(); ++c) {
+    const std::string named = "client '" + problem.clients[c] + "'";
+    if (c > 0 && problem.clients[c - 1] >= problem.clients[c]) {
+      return InvalidArgument(named + " comes after '" + problem.clients[c - 1] +
+                             "', clients must be sorted and unique");
+    }
+    if (problem.capacity[c] < 0 || problem.capacity[c] > problem.fitness.cols()) {
+      return InvalidArgument("capacity of " + named + " is " + std::to_string(problem.capacity[c]) +
+                             ", must be 0 to " + std::to_string(problem.fitness.cols()));
+    }
+    if (!problem.fitness.row(static_cast<Eigen::Index>(c)).allFinite()) {
+      return InvalidArgument("fitness of " + named + " is not finite");
+    }
+  }
+  return Status::Ok();
+}
+
+// Widens the bounds by one client at a time until there is a plan. It ends: bounds of 0 and all
+// clients exclude nothing.
+Result<ExpertLists> AlignBalanced(const AlignmentProblem& problem, const LoadOptions& options,
+                                  AlignmentPlan& plan) {
+  const ProfitMatrix profit = IntegerProfits(problem.fitness);
+  ProfitMatrix preference(profit.rows(), profit.cols());
+  for (Eigen::Index c = 0; c < profit.rows(); ++c) {
+    for (Eigen::Index e = 0; e < profit.cols(); ++e) {
+      preference(c, e) = PairPreference(problem.seed, problem.clients[static_cast<std::size_t>(c)],
+                                        static_cast<ExpertIndex>(e));
+    }
+  }
+  const int clients = static_cast<int>(problem.clients.size());
+  plan.bounds = BoundsFor(problem.load, problem.capacity, options);
+  for (plan.relaxed = 0;; ++plan.relaxed) {
+    Result<ExpertLists> lists = SolveTransportation(profit, preference, problem.capacity,
+                                                    plan.bounds.lower, plan.bounds.upper);
+    if (lists.ok() || plan.relaxed >= clients ||
+        lists.status().code() != StatusCode::kFailedPrecondition) {
+      return lists;
+    }
+    for (int& lower : plan.bounds.lower) lower = std::max(0, lower - 1);
+    for (int& upper : plan.bounds.upper) upper = std::min(clients, upper + 1);
+  }
+}
+
+Result<ExpertLists> AlignWith(const AlignmentProblem& problem, const AlignmentOptions& options,
+                              AlignmentMemory& memory, AlignmentPlan& plan) {
+  switch (options.strategy) {
+    case AlignmentStrategy::kNone:
+      return ExpertLists(problem.clients.size());
+    case AlignmentStrategy::kFull:
+      return AlignFull(problem);
+    case AlignmentStrategy::kRandom:
+      return AlignRandom(problem);
+    case AlignmentStrategy::kStatic:
+      return AlignStatic(problem, memory);
+    case AlignmentStrategy::kRoundRobin:
+      return AlignRoundRobin(problem);
+    case AlignmentStrategy::kGreedy:
+      return AlignGreedy(problem);
+    case AlignmentStrategy::kLoadOnly:
+      return AlignLoadOnly(problem);
+    case AlignmentStrategy::kBalanced:
+      return AlignBalanced(problem, options.load, plan);
+  }
+  return InvalidArgument("unknown alignment strategy " +
+                         std::to_string(static_cast<int>(options.strategy)));
+}
+
+// Balanced plans have two reasons, found pair by pair; every other strategy has one for all.
+AssignmentReason ReasonOf(AlignmentStrategy strategy) {
+  switch (strategy) {
+    case AlignmentStrategy::kFull:
+      return AssignmentReason::kFull;
+    case AlignmentStrategy::kRandom:
+      return AssignmentReason::kRandom;
+    case AlignmentStrategy::kStatic:
+      return AssignmentReason::kPinned;
+    case AlignmentStrategy::kRoundRobin:
+      return AssignmentReason::kRotation;
+    case AlignmentStrategy::kLoadOnly:
+      return AssignmentReason::kLoad;
+    case AlignmentStrategy::kNone:
+    case AlignmentStrategy::kGreedy:
+    case AlignmentStrategy::kBalanced:
+      break;
+  }
+  return AssignmentReason::kFitness;
+}
+
+void AddAssignments(const AlignmentProblem& problem, const ExpertLists& lists,
+                    AlignmentPlan& plan) {
+  const AssignmentReason shared = ReasonOf(plan.strategy);
+  for (int c = 0; c < static_cast<int>(lists.size()); ++c) {
+    const std::vector<ExpertIndex>& experts = lists[static_cast<std::size_t>(c)];
+    std::vector<ExpertIndex> fittest;
+    if (plan.strategy == AlignmentStrategy::kBalanced) {
+      fittest = FittestFirst(problem, c);
+      fittest.resize(experts.size());
+    }
+    for (const ExpertIndex expert : experts) {
+      const bool moved = plan.strategy == AlignmentStrategy::kBalanced &&
+                         std::find(fittest.begin(), fittest.end(), expert) == fittest.end();
+      plan.assignments.push_back(
+          {c, expert, problem.fitness(c, expert), moved ? AssignmentReason::kBalance : shared});
+    }
+  }
+}
+
+void AddFigures(int experts, AlignmentPlan& plan) {
+  plan.load.assign(static_cast<std::size_t>(experts), 0);
+  for (const Assignment& assignment : plan.assignments) {
+    ++plan.load[static_cast<std::size_t>(assignment.expert)];
+    plan.objective += assignment.fitness;
+  }
+  const std::vector<std::int64_t> load(plan.load.begin(), plan.load.end());
+  plan.cv = CoefficientOfVariation(std::span<const std::int64_t>(load));
+  plan.floor_cv = IntegerFloorCv(static_cast<std::int64_t>(plan.assignments.size()), experts);
+  const auto covered =
+      std::count_if(load.begin(), load.end(), [](auto count) { return count > 0; });
+  plan.coverage = static_cast<double>(covered) / experts;
+}
+
+}  // namespace
+
+Result<AlignmentStrategy> ParseAlignmentStrategy(const std::string& name) {
+  std::string known;
+  for (const auto& [strategy, text] : kStrategies) {
+    if (name == text) return strategy;
+    if (!known.empty()) known += ", ";
+    known += text;
+  }
+  return InvalidArgument("unknown alignment strategy '" + name + "', known are " + known);
+}
+
+const char* AlignmentStrategyName(AlignmentStrategy strategy) {
+  for (const auto& [known, text] : kStrategies) {
+    if (known == strategy) return text;
+  }
+  return "unknown";
+}
+
+const char* AssignmentReasonName(AssignmentReason reason) {
+  switch (reason) {
+    case AssignmentReason::kFitness:
+      return "fitness";
+    case AssignmentReason::kBalance:
+      return "balance";
+    case AssignmentReason::kRandom:
+      return "random";
+    case AssignmentReason::kPinned:
+      return "pinned";
+    case AssignmentReason::kRotation:
+      return "rotation";
+    case AssignmentReason::kLoad:
+      return "load";
+    case AssignmentReason::kFull:
+      return "full";
+  }
+  return "unknown";
+}
+
+std::vector<ExpertIndex> AlignmentPlan::ExpertsOf(int client) const {
+  std::vector<ExpertIndex> experts;
+  for (const Assignment& assignment : assignments) {
+    if (assignment.client == client) experts.push_back(assignment.expert);
+  }
+  return experts;
+}
+
+Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOptions& options,
+                            AlignmentMemory& memory) {
+  FEDMOE_RETURN_IF_ERROR(ValidateProblem(problem));
+  AlignmentPlan plan;
+  plan.strategy = options.strategy;
+  FEDMOE_ASSIGN_OR_RETURN(const ExpertLists lists, AlignWith(problem, options, memory, plan));
+  AddAssignments(problem, lists, plan);
+  AddFigures(static_cast<int>(problem.fitness.cols()), plan);
+  return plan;
+}
+
+}  // namespace fedmoe
