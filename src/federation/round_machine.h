@@ -55,8 +55,9 @@ struct RunOptions {
 struct StepResult {
   RoundState state;
   std::vector<Action> actions;
-  // False if the event was of no consequence (a Tick or Heartbeat that moved only now_ms or
-  // last_heard_ms): it need not be journaled durably.
+  // False if the event was of no consequence: it moved at most now_ms, and a replay without it
+  // gives the same states and actions. An event that changed something must be journaled before its
+  // actions are carried out.
   bool changed = false;
 };
 
@@ -67,8 +68,11 @@ RoundState InitialState(const RunOptions& options, std::vector<Digest> shards);
 // standing still.
 StepResult Step(RoundState state, const Event& event, const RunOptions& options);
 
-// What the shell must (again) do to go on from `state`, for use after a resume: dispatch of open
-// tasks, the aggregation or checkpoint in hand.
+// What the shell must (again) do to go on from `state`: dispatch of the open tasks, the aggregation
+// in hand (also where its checkpoint was in hand: the same shards again lead to WriteCheckpoint
+// again), or the Finish of a completed run. For use after a restart: recover the state, carry out
+// Outstanding(state), then Step(state, Resumed) and its actions. Resumed takes up a stopped or
+// failed run again at the round that it had in hand; a completed run stays as it is.
 std::vector<Action> Outstanding(const RoundState& state, const RunOptions& options);
 
 // When a Tick can next have an effect, given no other event; -1 for never. So the shell sleeps no

@@ -47,8 +47,9 @@ struct ClientReport {
 // A metric that is a number, or null with a reason.
 struct Metric {
   std::optional<double> value;
-  std::string reason;  // why there is no value: "evaluator_lost", "local_gate", "not_configured",
-                       // "timed_out", "not_due", "no_clients"
+  // Why there is no value: "not_configured", "not_due", "local_gate", "no_evaluator",
+  // "evaluator_lost", "no_clients", "clients_lost", "timed_out", "bad_result", "run_over".
+  std::string reason;
 };
 
 struct RoundReport {

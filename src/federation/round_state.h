@@ -11,6 +11,7 @@
 #include "federation/alignment.h"
 #include "federation/capacity.h"
 #include "federation/fitness.h"
+#include "federation/messages.h"
 #include "federation/round_report.h"
 #include "federation/task.h"
 
@@ -35,11 +36,11 @@ struct ClientState {
   std::string instance;  // the client's persisted instance key
   std::uint64_t session = 0;
   bool connected = false;
-  Milliseconds last_heard_ms = 0;
+  Milliseconds last_heard_ms = 0;  // to an eighth of the heartbeat timeout
   CapacityProfile profile;
   CapacityDecision capacity;
   std::vector<ExpertIndex> experts;  // of its last committed round: what it is evaluated with
-  TaskId last_committed_task = 0;
+  TaskId last_committed_task = 0;    // 0 for none; none also for a new instance under an old name
   std::int64_t rounds_merged = 0;
 };
 
@@ -61,14 +62,12 @@ struct TaskState {
 // The evaluation of one version; its round's report waits for it.
 struct EvaluationState {
   RoundReport report;
-  Milliseconds deadline_ms = 0;  // absolute
+  Milliseconds deadline_ms = -1;  // absolute; -1 for none
   std::map<TaskId, TaskState> tasks;
-  struct Sums {
-    double correct = 0.0, loss = 0.0, examples = 0.0;
-    int results = 0;
-  };
-  Sums global;
-  Sums personalised;
+  TaskId evaluator_task = 0;  // the one for global_accuracy; 0 for none. The others are clients'
+  // Of the accepted tasks. Summed up in task order when all are settled, so that the metrics do not
+  // depend on the order of arrival.
+  std::map<TaskId, EvaluationResult> results;
 };
 
 struct RoundState {
@@ -96,6 +95,7 @@ struct RoundState {
   Milliseconds first_started_ms = 0;  // of attempt 1
   std::vector<ClientId> cohort;       // sorted
   AlignmentPlan plan;
+  AlignmentMemory next_alignment_memory;  // becomes alignment_memory at the commit
   std::map<TaskId, TaskState> tasks;
   std::vector<CellState> cells;              // trunk, then experts
   std::vector<Milliseconds> cell_quorum_ms;  // when the cell reached its quorum; -1 for not yet
