@@ -1,0 +1,252 @@
+#include "config/coordinator_config.h"
+
+#include <fmt/format.h>
+
+#include "config/common_keys.h"
+#include "config/fleet.h"
+#include "config/schema.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr int kMaxExtent = 1 << 20;
+constexpr double kDay_s = 86'400.0;
+
+// Numbers above 0, and shares of one.
+constexpr NumberRange Positive(double most) {
+  return {.least = 0.0, .most = most, .above_least = true};
+}
+constexpr NumberRange kPositiveShare = {.least = 0.0, .most = 1.0, .above_least = true};
+constexpr NumberRange kDecay = {.least = 0.0, .most = 1.0, .below_most = true};
+
+void AddModel(const SchemaSection& section, ModelOptions& model) {
+  section.Word("preset", model.preset, {"moe_mlp"});
+  section.Integer("inputs", model.inputs, {1, kMaxExtent});
+  section.Integer("classes", model.classes, {1, kMaxExtent});
+  section.Integer("width", model.width, {1, kMaxExtent});
+  section.Integer("expert_width", model.expert_width, {1, kMaxExtent});
+  section.Integer("experts", model.experts, {1, kMaxExpertsKey});
+  section.Integer("top_k", model.top_k, {1, kMaxExpertsKey});
+  const SchemaSection gate = section.In("gate");
+  gate.Choice<GateMode>("mode", model.gate_mode,
+                        {{"shared_all", GateMode::kSharedAll},
+                         {"shared_rows", GateMode::kSharedRows},
+                         {"local", GateMode::kLocal}});
+  gate.Choice<GateInput>("input", model.gate_input,
+                         {{"trunk", GateInput::kTrunk}, {"data", GateInput::kData}});
+  section.Choice<ExpertInitialization>(
+      "expert_initialization", model.expert_initialization,
+      {{"alike", ExpertInitialization::kAlike}, {"apart", ExpertInitialization::kApart}});
+}
+
+void AddRun(const SchemaSection& section, RunOptions& run) {
+  ParticipationOptions& participation = run.participation;
+  section.Integer("seed", run.seed, {});
+  section.Integer("rounds", run.rounds, {1, 1'000'000});
+  section.Boolean("deterministic", run.deterministic);
+  section.Seconds("deadline_s", participation.deadline_ms, {0.0, 7 * kDay_s});
+  section.Seconds("grace_s", participation.grace_ms, {0.0, kDay_s});
+  section.Number("quorum", participation.quorum, kPositiveShare);
+  section.Seconds("heartbeat_timeout_s", participation.heartbeat_timeout_ms, {0.01, kDay_s});
+  section.Integer("max_aborts", participation.max_aborts, {1, 1000});
+  const SchemaSection clients = section.In("clients");
+  clients.Integer("per_round", participation.per_round, {0, 100'000});
+  clients.Integer("min", participation.min_clients, {1, 100'000});
+  clients.Choice<TooSmallPolicy>(
+      "too_small", participation.too_small,
+      {{"trunk_only", TooSmallPolicy::kTrunkOnly}, {"reject", TooSmallPolicy::kReject}});
+}
+
+void AddAlignment(const SchemaSection& section, AlignmentOptions& alignment) {
+  section.Choice<AlignmentStrategy>("strategy", alignment.strategy,
+                                    {{"none", AlignmentStrategy::kNone},
+                                     {"full", AlignmentStrategy::kFull},
+                                     {"random", AlignmentStrategy::kRandom},
+                                     {"static", AlignmentStrategy::kStatic},
+                                     {"round_robin", AlignmentStrategy::kRoundRobin},
+                                     {"greedy", AlignmentStrategy::kGreedy},
+                                     {"load_only", AlignmentStrategy::kLoadOnly},
+                                     {"balanced", AlignmentStrategy::kBalanced}});
+  section.Number("slack", alignment.load.slack, {0.0, 10.0});
+  section.Number("deficit_limit", alignment.load.deficit_limit, {0.0, 1000.0});
+  section.Number("load_average_beta", alignment.load.average_beta, kPositiveShare);
+}
+
+void AddFitness(const SchemaSection& section, FitnessOptions& fitness) {
+  section.Choice<FitnessSignal>("signal", fitness.signal,
+                                {{"affinity", FitnessSignal::kAffinity},
+                                 {"loss", FitnessSignal::kLoss},
+                                 {"accuracy", FitnessSignal::kAccuracy},
+                                 {"sum", FitnessSignal::kSum}});
+  section.Number("beta", fitness.beta, kPositiveShare);
+  section.Number("alpha", fitness.alpha, Positive(100.0));
+}
+
+void AddTraining(const SchemaSection& section, TrainingOptions& training) {
+  section.Choice<LocalOptimizer>(
+      "optimizer", training.optimizer,
+      {{"sgd", LocalOptimizer::kSgd}, {"adamw", LocalOptimizer::kAdamW}});
+  section.Number("learning_rate", training.learning_rate, Positive(100.0));
+  section.Choice<LearningRateSchedule>(
+      "schedule", training.schedule,
+      {{"constant", LearningRateSchedule::kConstant}, {"cosine", LearningRateSchedule::kCosine}});
+  section.Number("final_learning_rate_fraction", training.final_learning_rate_fraction, {0.0, 1.0});
+  section.Number("momentum", training.momentum, kDecay);
+  section.Number("adam_beta1", training.adam_beta1, kDecay);
+  section.Number("adam_beta2", training.adam_beta2, kDecay);
+  section.Number("adam_epsilon", training.adam_epsilon, kPositiveShare);
+  section.Number("weight_decay", training.weight_decay, {0.0, 10.0});
+  section.Number("clip_norm", training.clip_norm, {0.0, 1e6});
+  section.Number("fedprox_mu", training.fedprox_mu, {0.0, 1000.0});
+  section.Number("held_mass_lambda", training.held_mass_lambda, {0.0, 100.0});
+  section.Integer("batch_size", training.batch_size, {1, 1 << 20});
+  section.Integer("epochs", training.epochs, {1, 1000});
+}
+
+void AddAggregation(const SchemaSection& section, AggregationOptions& aggregation) {
+  section.Choice<ServerOptimizer>("optimizer", aggregation.optimizer,
+                                  {{"fedavg", ServerOptimizer::kFedAvg},
+                                   {"fedavgm", ServerOptimizer::kFedAvgM},
+                                   {"fedadam", ServerOptimizer::kFedAdam},
+                                   {"fedyogi", ServerOptimizer::kFedYogi}});
+  section.Number("learning_rate", aggregation.learning_rate, Positive(100.0));
+  section.Number("momentum", aggregation.momentum, kDecay);
+  section.Number("beta2", aggregation.beta2, kDecay);
+  section.Number("tau", aggregation.tau, kPositiveShare);
+  section.Choice<ExpertWeighting>("expert_weighting", aggregation.expert_weighting,
+                                  {{"tokens", ExpertWeighting::kTokens},
+                                   {"examples", ExpertWeighting::kExamples},
+                                   {"uniform", ExpertWeighting::kUniform}});
+}
+
+void AddEvaluation(const SchemaSection& section, EvaluationOptions& evaluation) {
+  section.Choice<EvaluationMode>("mode", evaluation.mode,
+                                 {{"evaluator", EvaluationMode::kEvaluator},
+                                  {"clients", EvaluationMode::kClients},
+                                  {"both", EvaluationMode::kBoth},
+                                  {"none", EvaluationMode::kNone}});
+  section.Integer("every_rounds", evaluation.every_rounds, {1, 1'000'000});
+  section.Seconds("deadline_s", evaluation.deadline_ms, {0.001, kDay_s});
+}
+
+void AddServer(const SchemaSection& section, ServerOptions& server) {
+  AddAddress(section, "address", server.address);
+  section.Seconds("poll_hold_s", server.poll_hold_ms, {0.01, 600.0});
+  section.Seconds("heartbeat_interval_s", server.heartbeat_interval_ms, {0.001, 3600.0});
+  section.Integer("max_clients", server.max_clients, {1, 100'000});
+  section.Integer("worker_threads", server.worker_threads, {1, kMaxThreads});
+  section.Bytes("max_update_bytes", server.max_update_bytes);
+}
+
+// Binds every key; the keys of `fleet` are written only if there is one.
+Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
+  Schema schema;
+  const SchemaSection root = schema.Root();
+  AddName(root, config.name);
+  AddModel(root.In("model"), config.model);
+  AddRun(root.In("run"), config.run);
+  AddAlignment(root.In("alignment"), config.run.alignment);
+  AddFitness(root.In("fitness"), config.run.fitness);
+  AddTraining(root.In("training"), config.run.training);
+  AddAggregation(root.In("aggregation"), config.run.aggregation);
+  AddEvaluation(root.In("evaluation"), config.run.evaluation);
+  AddServer(root.In("server"), config.server);
+  const SchemaSection storage = root.In("storage");
+  storage.Text("directory", config.storage.directory);
+  storage.Integer("keep_versions", config.storage.keep_versions, {0, 1'000'000});
+  const SchemaSection log = root.In("log");
+  AddLogLevel(log, config.log_level);
+  log.Boolean("live_table", config.live_table);
+  if (fleet != nullptr) AddFleetKeys(root.In("fleet"), *fleet);
+
+  for (const char* key : {"fleet.data.client_index", "fleet.data.partition.clients"}) {
+    schema.Hint(key, "the fleet sets it for each client");
+  }
+  for (const char* key : {"role", "coordinator", "data", "capacity", "state_directory"}) {
+    schema.Hint(key, "it belongs to a client's configuration; a local fleet is set in 'fleet'");
+  }
+  return schema;
+}
+
+double Seconds(Milliseconds ms) { return static_cast<double>(ms) / 1000.0; }
+
+void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
+  const ParticipationOptions& participation = config.run.participation;
+  if (config.model.top_k > config.model.experts) {
+    keys.Complain({"model.top_k", "model.experts"},
+                  fmt::format("model.top_k must be 1 to model.experts (got {} > {})",
+                              config.model.top_k, config.model.experts));
+  }
+  if (participation.per_round != 0 && participation.per_round < participation.min_clients) {
+    keys.Complain(
+        {"run.clients.per_round", "run.clients.min"},
+        fmt::format("run.clients.per_round must be 0 or at least run.clients.min (got {} < {})",
+                    participation.per_round, participation.min_clients));
+  }
+  if (config.server.heartbeat_interval_ms >= participation.heartbeat_timeout_ms) {
+    keys.Complain(
+        {"server.heartbeat_interval_s", "run.heartbeat_timeout_s"},
+        fmt::format(
+            "server.heartbeat_interval_s must be below run.heartbeat_timeout_s (got {:g} >= {:g})",
+            Seconds(config.server.heartbeat_interval_ms),
+            Seconds(participation.heartbeat_timeout_ms)));
+  }
+}
+
+// Takes what the model needs to know of the data from the fleet, or asks for it.
+void ResolveModel(ModelOptions& model, const FleetOptions* fleet, ReadKeys& keys) {
+  constexpr int kMnistInputs = 28 * 28;
+  constexpr int kMnistClasses = 10;
+  if (fleet == nullptr) {
+    keys.Require("model.inputs", "features of an example; a fleet's dataset would tell");
+    keys.Require("model.classes", "labels that an example can have; a fleet's dataset would tell");
+    return;
+  }
+  const DataOptions& data = fleet->data;
+  const bool domains = data.dataset == DatasetKind::kDomains;
+  if (!keys.Has("model.inputs")) model.inputs = domains ? data.domains.dimensions : kMnistInputs;
+  if (!keys.Has("model.classes")) model.classes = domains ? data.domains.classes : kMnistClasses;
+  if (domains && model.inputs != data.domains.dimensions) {
+    keys.Complain({"model.inputs", "fleet.data.domains.dimensions"},
+                  fmt::format("model.inputs must be fleet.data.domains.dimensions (got {}, not {})",
+                              model.inputs, data.domains.dimensions));
+  }
+  if (domains && model.classes < data.domains.classes) {
+    keys.Complain(
+        {"model.classes", "fleet.data.domains.classes"},
+        fmt::format("model.classes must be at least fleet.data.domains.classes (got {} < {})",
+                    model.classes, data.domains.classes));
+  }
+}
+
+void CheckFleet(const CoordinatorConfig& config, const FleetOptions& fleet, ReadKeys& keys) {
+  CheckData(fleet.data, "fleet.data.", keys);
+  if (config.run.deterministic && fleet.measure_capacity) {
+    keys.Complain({"run.deterministic", "fleet.capacity.measure"},
+                  "run.deterministic needs declared capacity: set fleet.capacity.measure to false");
+  }
+}
+
+}  // namespace
+
+Result<CoordinatorConfig> LoadCoordinatorConfig(const ConfigSource& source) {
+  FEDMOE_ASSIGN_OR_RETURN(const ConfigDocument document, ReadConfigDocument(source));
+  CoordinatorConfig config;
+  FleetOptions fleet;
+  ReadKeys keys = CoordinatorSchema(config, &fleet).Read(document);
+  const bool has_fleet = keys.HasSection("fleet");
+  CheckRun(config, keys);
+  ResolveModel(config.model, has_fleet ? &fleet : nullptr, keys);
+  if (has_fleet) CheckFleet(config, fleet, keys);
+  FEDMOE_RETURN_IF_ERROR(JoinErrors(std::move(keys.errors)));
+  if (has_fleet) config.fleet = ResolveFleet(fleet, config.server.address, config.log_level);
+  return config;
+}
+
+std::string DumpCoordinatorConfig(const CoordinatorConfig& config) {
+  CoordinatorConfig copy = config;
+  FleetOptions fleet = DescribeFleet(config.fleet);
+  return CoordinatorSchema(copy, config.fleet.empty() ? nullptr : &fleet).Write();
+}
+
+}  // namespace fedmoe
