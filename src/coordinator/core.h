@@ -19,6 +19,7 @@
 #include "common/clock.h"
 #include "common/file_system.h"
 #include "common/result.h"
+#include "common/version.h"
 #include "coordinator/command_queue.h"
 #include "coordinator/worker_pool.h"
 #include "federation/messages.h"
@@ -61,7 +62,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   using Done = std::function<void(Status)>;
   using VerdictDone = std::function<void(Result<Verdict>)>;
 
-  Upload(CoordinatorCore& core, TaskAssignment task, UpdateHeader header,
+  Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
          std::unique_ptr<IncomingUpdate> file);
   // Appends a piece to the spool on the pool; `done` is called there.
   void Append(std::string bytes, Done done);
@@ -74,6 +75,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   Result<Verdict> Check();
 
   CoordinatorCore& core_;
+  const SessionId session_;
   const TaskAssignment task_;
   const UpdateHeader header_;
   std::unique_ptr<IncomingUpdate> file_;
@@ -138,8 +140,12 @@ class CoordinatorCore {
   CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
-  fedmoe::Status Recover(RecoveredRun recovered);
-  Result<Manifest> WriteInitialModel();
+  fedmoe::Status ContinueRun(RecoveredRun recovered);
+  void Reopen();
+  fedmoe::Status ReadHistory();
+  Result<std::uint32_t> CheckRegistration(const RegisterRequest& request) const;
+  void OpenUpload(const TaskAssignment& task, const UpdateHeader& header, const SessionId& session,
+                  const Callback<UploadStart>& reply);
 
   // ---- Round thread.
   void Loop();
@@ -150,6 +156,11 @@ class CoordinatorCore {
   void Flush();  // journal, then the replies that waited for it
   void OnFatal(const fedmoe::Status& status);
   void FinishIfToldAll();
+  void EndHeldPolls();
+  void CleanUpAfterCommit();
+  void Conclude(RunStatus status, const std::string& detail);
+  void AnswerVerdicts(TaskId task, const Verdict& verdict);
+  std::string StatusJson() const;
   void Defer(std::function<void()> reply) { deferred_.push_back(std::move(reply)); }
   fedmoe::Status CheckSession(const SessionId& session);
   const TaskState* FindTask(TaskId task) const;
@@ -172,7 +183,12 @@ class CoordinatorCore {
   // Any thread.
   template <typename T>
   void Submit(Callback<T> done, std::function<void(Callback<T>)> command);
-  void Post(std::function<void()> command);  // internal completions: never refused
+  void Post(
+      std::function<void()> command);  // internal completions: never refused, dropped at shutdown
+  void PostOr(std::function<void()> command, std::function<void()> at_shutdown);
+  void Touch(
+      const SessionId& session);  // a sign of life beside calls that reach the round thread anyway
+  bool Finished() const;
   void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }
   void CountUp(std::uint64_t bytes) { bytes_up_ += bytes; }
 
@@ -194,7 +210,8 @@ class CoordinatorCore {
   RoundState state_;
   Milliseconds origin_ms_ = 0;  // Clock time at which the coordinator's own clock stood at base_ms_
   Milliseconds base_ms_ = 0;
-  Milliseconds started_ms_ = 0;
+  double earlier_wall_s_ = 0.0;  // of the run before this process
+  int unwritten_events_ = 0;
   bool journal_dirty_ = false;
   bool snapshot_due_ = false;
   std::vector<std::function<void()>> deferred_;
@@ -215,8 +232,9 @@ class CoordinatorCore {
   mutable std::mutex mutex_;
   std::condition_variable finished_condition_;
   bool finished_ = false;
-  std::map<ClientId, std::uint64_t>
-      sessions_;  // guarded by mutex_: for checks off the round thread
+  // Guarded by mutex_, for use off the round thread.
+  std::map<ClientId, std::uint64_t> sessions_;
+  std::map<ClientId, Milliseconds> touched_;
 
   std::thread thread_;
 };

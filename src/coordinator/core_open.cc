@@ -1,0 +1,139 @@
+// Starting a run, and going on with one.
+#include <utility>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "coordinator/aggregator.h"
+#include "coordinator/core.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::uint64_t kMaxReportsBytes = std::uint64_t{1} << 30;
+
+}  // namespace
+
+Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions options,
+                                                                FileSystem& files,
+                                                                RunDirectory& directory,
+                                                                const Clock& clock,
+                                                                CoreObserver* observer) {
+  std::unique_ptr<CoordinatorCore> core(
+      new CoordinatorCore(std::move(options), files, directory, clock, observer));
+  FEDMOE_RETURN_IF_ERROR(core->Open());
+  core->thread_ = std::thread([raw = core.get()] { raw->Loop(); });
+  return core;
+}
+
+fedmoe::Status CoordinatorCore::Open() {
+  FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
+  FEDMOE_ASSIGN_OR_RETURN(
+      store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
+  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
+  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath()));
+  pool_ = std::make_unique<WorkerPool>(options_.worker_threads);
+  origin_ms_ = clock_.NowMs();
+
+  FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
+  if (recovered) return ContinueRun(std::move(*recovered));
+
+  FEDMOE_ASSIGN_OR_RETURN(const Manifest initial,
+                          StageInitialModel(options_.run.spec, options_.run.seed, *store_));
+  FEDMOE_RETURN_IF_ERROR(store_->Commit(initial));
+  // Names the run for people and clients; two runs of one seed and model may share it.
+  run_id_ = Sha256Of(options_.run_name + "/" + std::to_string(options_.run.seed) + "/" +
+                     initial.model_digest)
+                .substr(0, 16);
+  FEDMOE_RETURN_IF_ERROR(journal_->SetFact("run_id", run_id_));
+  FEDMOE_RETURN_IF_ERROR(journal_->SetFact("spec_digest", spec_digest_));
+  FEDMOE_RETURN_IF_ERROR(journal_->SetFact("version", kVersion));
+  state_ = InitialState(options_.run, initial.Digests());
+  return journal_->Snapshot(state_);
+}
+
+fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> stored_spec,
+                          journal_->Fact("spec_digest"));
+  if (stored_spec != spec_digest_) {
+    return FailedPrecondition(
+        "the run's model differs from the configuration's: its spec digest is " +
+        stored_spec.value_or("not known") + ", this one's " + spec_digest_);
+  }
+  FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> run_id, journal_->Fact("run_id"));
+  run_id_ = run_id.value_or("");
+  FEDMOE_RETURN_IF_ERROR(ReadHistory());
+
+  state_ = std::move(recovered.snapshot);
+  base_ms_ = state_.now_ms;
+  for (const Event& event : recovered.events) {
+    StepResult result = Step(std::move(state_), event, options_.run);
+    state_ = std::move(result.state);
+    // Reports are written once, whether or not they were before the restart.
+    for (Action& action : result.actions) {
+      if (Report* report = std::get_if<Report>(&action)) On(*report);
+    }
+  }
+  // The coordinator's own clock stood still while none ran.
+  base_ms_ = state_.now_ms;
+  for (const auto& [id, client] : state_.clients) {
+    if (client.connected) sessions_[id] = client.session;
+  }
+  spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
+               state_.version, PhaseName(state_.phase), recovered.events.size());
+  if (state_.phase == Phase::kFinished) {
+    if (state_.status == RunStatus::kCompleted && state_.version >= options_.run.rounds) {
+      return FailedPrecondition(
+          "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
+          " rounds); raise run.rounds to train on, or choose another directory");
+    }
+    Reopen();
+  }
+  Handle(Resumed{.at_ms = Now()});
+  for (Action& action : Outstanding(state_, options_.run)) Execute(std::move(action));
+  journal_dirty_ = true;
+  return fedmoe::Status::Ok();
+}
+
+void CoordinatorCore::Reopen() {
+  // A run that stopped, failed or has more rounds to do than when it completed: selection starts
+  // again.
+  state_.phase = Phase::kSelection;
+  state_.status = RunStatus::kRunning;
+  state_.status_detail.clear();
+  state_.stop_requested = false;
+  state_.attempt = 1;
+  state_.tasks.clear();
+  snapshot_due_ = true;
+}
+
+fedmoe::Status CoordinatorCore::ReadHistory() {
+  const std::string path = JoinPath(directory_.path(), "rounds.jsonl");
+  if (!files_.Exists(path)) return fedmoe::Status::Ok();
+  FEDMOE_ASSIGN_OR_RETURN(const std::string text, ReadFile(files_, path, kMaxReportsBytes));
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const nlohmann::json line =
+        nlohmann::json::parse(text.substr(begin, end - begin), nullptr, false);
+    begin = end + 1;
+    if (!line.is_object()) continue;
+    const auto number = [&line](const char* key) -> std::optional<double> {
+      const auto value = line.find(key);
+      return value != line.end() && value->is_number() ? std::optional(value->get<double>())
+                                                       : std::nullopt;
+    };
+    summary_.final_accuracy = number("global_accuracy");
+    if (summary_.final_accuracy > summary_.best_accuracy)
+      summary_.best_accuracy = summary_.final_accuracy;
+    summary_.personalised_accuracy = number("personalised_accuracy");
+    summary_.final_loss = number("global_loss");
+    summary_.load_cv = number("cumulative_load_cv").value_or(0.0);
+    summary_.bytes_down += static_cast<std::uint64_t>(number("bytes_down").value_or(0.0));
+    summary_.bytes_up += static_cast<std::uint64_t>(number("bytes_up").value_or(0.0));
+    earlier_wall_s_ += number("seconds").value_or(0.0);
+  }
+  return fedmoe::Status::Ok();
+}
+
+}  // namespace fedmoe
