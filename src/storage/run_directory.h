@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "common/file_system.h"
@@ -48,10 +49,14 @@ class RunDirectory {
 
  private:
   RunDirectory(FileSystem& files, std::string path) : files_(files), path_(std::move(path)) {}
+  // Drops what a crash or a failed write left half written, and reads which rounds are reported.
+  Status RepairReports();
+
   FileSystem& files_;
   std::string path_;
   std::unique_ptr<FileLock> lock_;
-  RoundNumber last_reported_ = 0;
+  std::set<RoundNumber> reported_;
+  bool needs_repair_ = false;  // a report failed half way
 };
 
 }  // namespace fedmoe

@@ -3,9 +3,10 @@
 // another. Layout in the run directory:
 //
 //   checkpoints/000012.safetensors   tensors of the shards that version 12 changed, by spec name
-//   checkpoints/000012.moments.safetensors   "first.NAME", "second.NAME" of the same shards; absent
-//   for FedAvg checkpoints/000012.json          the manifest; written last, atomically: a version
-//   exists if and only if its manifest does
+//   checkpoints/000012.moments.safetensors   "first.NAME", "second.NAME" of the same shards;
+//                                            absent for FedAvg
+//   checkpoints/000012.json          the manifest; written last, atomically: a version exists if
+//                                    and only if its manifest does
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,8 @@ struct StoredShard {
   std::uint64_t offset = 0;  // of its bytes in the file
   std::uint64_t bytes = 0;
   std::string moments_file;  // empty: no moments yet
-  std::uint64_t moments_offset =
-      0;  // first moments of the shard, then second moments if there are two
+  // First moments of the shard, then second moments if there are two.
+  std::uint64_t moments_offset = 0;
   int moment_count = 0;
   std::int64_t steps = 0;  // server steps taken on this shard
   bool operator==(const StoredShard&) const = default;
@@ -45,6 +46,7 @@ struct Manifest {
   std::vector<StoredShard> shards;  // by shard index
   Digest model_digest;
   std::vector<Digest> Digests() const;
+  bool operator==(const Manifest&) const = default;
 };
 
 // One changed shard of a new version, produced when asked, window by window.
@@ -75,12 +77,16 @@ class ShardStore {
 
   // Writes the files of `version` (base plus changed shards) under temporary names and returns the
   // manifest that it would have. Moments are spooled beside the values, so a shard passes through
-  // memory in pieces only. Staging a version again replaces what was staged. Errors leave no
-  // version behind.
+  // memory in pieces only. The files are synced. `base` may be null where `changed` has every
+  // shard. Staging a version again replaces what was staged. Errors leave no version behind.
   Result<Manifest> Stage(ModelVersion version, const Manifest* base,
                          const std::vector<ShardContent>& changed);
-  // Makes the staged version durable: sync files, rename, sync directory, manifest. Idempotent.
+  // Makes the staged version durable: rename, sync directory, manifest. Idempotent. The newest
+  // version may be committed again with other content (a crash can leave a version that its journal
+  // does not know); of an older one FAILED_PRECONDITION. After an error the version is absent, or
+  // whole if even taking it back failed; Commit() may be tried again.
   Status Commit(const Manifest& staged);
+  // Removes what Stage() or a failed Commit() left; no effect on a committed version.
   void Discard(const Manifest& staged);
 
   // Keeps the newest `keep` versions (0: all) and everything that `pinned` versions need; removes
@@ -98,12 +104,25 @@ class ShardStore {
 
  private:
   ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec);
+  Status ReadDirectory();
+  // That every file that the manifest refers to is there and long enough.
+  Status CheckFiles(const Manifest& manifest);
+  Status CheckStage(ModelVersion version, const Manifest* base,
+                    const std::vector<ShardContent>& changed) const;
+  Status RemoveManifest(ModelVersion version);
+  void Index(const Manifest& manifest);
+  // The shard's location, its digest verified.
+  Result<StoredShard> Locate(const Digest& digest) const;
+  Status Verify(const StoredShard& shard) const;
+  std::string PathOf(const std::string& name) const;
+
   FileSystem& files_;
   std::string directory_;
   ModelSpec spec_;
   mutable std::mutex mutex_;
   std::map<ModelVersion, Manifest> manifests_;
-  mutable std::set<std::string> verified_;
+  std::map<Digest, StoredShard> locations_;  // the oldest version's where there are several
+  mutable std::set<std::string> verified_;   // "FILE:OFFSET"
 };
 
 }  // namespace fedmoe

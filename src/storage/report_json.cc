@@ -1,0 +1,71 @@
+#include <nlohmann/json.hpp>
+
+#include "storage/state_json.h"
+
+namespace fedmoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json ValueOrNull(const Metric& metric) { return metric.value ? Json(*metric.value) : Json(); }
+
+Json ReasonOrNull(const Metric& metric) { return metric.value ? Json() : Json(metric.reason); }
+
+Json ClientJson(const ClientReport& client) {
+  return {{"client", client.client},
+          {"experts_capacity", client.capacity.experts},
+          {"capacity_reason", CapacityReasonName(client.capacity.reason)},
+          {"memory_bytes", client.capacity.memory_bytes},
+          {"predicted_round_s", client.capacity.round_s},
+          {"experts", client.experts},
+          {"outcome", client.outcome},
+          {"examples", client.examples},
+          {"train_loss", client.train_loss},
+          {"train_s", client.train_s}};
+}
+
+Json AlignmentJson(const AlignmentPlan& plan) {
+  return {{"strategy", AlignmentStrategyName(plan.strategy)},
+          {"objective", plan.objective},
+          {"cv", plan.cv},
+          {"floor_cv", plan.floor_cv},
+          {"coverage", plan.coverage},
+          {"load", plan.load},
+          {"relaxed", plan.relaxed},
+          {"lower", plan.bounds.lower},
+          {"upper", plan.bounds.upper}};
+}
+
+}  // namespace
+
+// "round" stands first: RunDirectory finds the rounds of a file by it.
+std::string ReportToJsonLine(const RoundReport& report) {
+  Json line;
+  line["round"] = report.round;
+  line["attempts"] = report.attempts;
+  line["seconds"] = report.seconds;
+  line["clients"] = Json::array();
+  for (const ClientReport& client : report.clients) line["clients"].push_back(ClientJson(client));
+  line["accepted"] = report.accepted;
+  line["rejected"] = report.rejected;
+  line["cells"] = Json::array();
+  for (const CellState cell : report.cells) line["cells"].push_back(CellStateName(cell));
+  line["train_loss"] = report.train_loss;
+  line["load_cv"] = report.load_cv;
+  line["load_cv_floor"] = report.load_cv_floor;
+  line["cumulative_load_cv"] = report.cumulative_load_cv;
+  line["client_expert_information_nats"] = report.client_expert_information;
+  line["alignment"] = AlignmentJson(report.plan);
+  line["global_accuracy"] = ValueOrNull(report.global_accuracy);
+  line["global_accuracy_reason"] = ReasonOrNull(report.global_accuracy);
+  line["global_loss"] = ValueOrNull(report.global_loss);
+  line["personalised_accuracy"] = ValueOrNull(report.personalised_accuracy);
+  line["personalised_accuracy_reason"] = ReasonOrNull(report.personalised_accuracy);
+  line["personalised_loss"] = ValueOrNull(report.personalised_loss);
+  line["bytes_down"] = report.bytes_down;
+  line["bytes_up"] = report.bytes_up;
+  line["model_digest"] = report.model_digest;
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,362 @@
+#include "storage/shard_store.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "storage/manifest.h"
+#include "storage/shard_writer.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::uint64_t kWindowBytes = 64 << 20;
+
+// The tensor files that a manifest refers to.
+std::set<std::string> FilesOf(const Manifest& manifest) {
+  std::set<std::string> names;
+  for (const StoredShard& shard : manifest.shards) {
+    names.insert(shard.file);
+    if (!shard.moments_file.empty()) names.insert(shard.moments_file);
+  }
+  return names;
+}
+
+// Those of them that the version itself brought.
+std::set<std::string> OwnFilesOf(const Manifest& manifest) {
+  std::set<std::string> own;
+  for (const std::string& name : FilesOf(manifest)) {
+    if (name == ValuesFileName(manifest.version) || name == MomentsFileName(manifest.version)) {
+      own.insert(name);
+    }
+  }
+  return own;
+}
+
+std::string LocationOf(const StoredShard& shard) {
+  return shard.file + ":" + std::to_string(shard.offset);
+}
+
+}  // namespace
+
+std::vector<Digest> Manifest::Digests() const {
+  std::vector<Digest> digests;
+  digests.reserve(shards.size());
+  for (const StoredShard& shard : shards) digests.push_back(shard.digest);
+  return digests;
+}
+
+ShardStore::ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec)
+    : files_(files), directory_(std::move(directory)), spec_(spec) {}
+
+Result<std::unique_ptr<ShardStore>> ShardStore::Open(FileSystem& files,
+                                                     const std::string& directory,
+                                                     const ModelSpec& spec) {
+  FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
+  std::unique_ptr<ShardStore> store(new ShardStore(files, directory, spec));
+  FEDMOE_RETURN_IF_ERROR(store->ReadDirectory());
+  return store;
+}
+
+std::string ShardStore::PathOf(const std::string& name) const { return JoinPath(directory_, name); }
+
+// All manifests are read before anything is removed: a directory that cannot be understood stays as
+// it is.
+Status ShardStore::ReadDirectory() {
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
+  std::set<std::string> needed;
+  for (const std::string& name : names) {
+    if (KindOfCheckpointFile(name) != CheckpointFileKind::kManifest) continue;
+    FEDMOE_ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(files_, PathOf(name), spec_));
+    FEDMOE_RETURN_IF_ERROR(CheckFiles(manifest));
+    needed.merge(FilesOf(manifest));
+    manifests_.emplace(manifest.version, std::move(manifest));
+  }
+  for (const auto& [version, manifest] : manifests_) Index(manifest);
+  for (const std::string& name : names) {
+    const std::optional<CheckpointFileKind> kind = KindOfCheckpointFile(name);
+    const bool orphan = kind == CheckpointFileKind::kTensors && !needed.contains(name);
+    if (!orphan && kind != CheckpointFileKind::kTemporary) continue;
+    FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
+  }
+  return Status::Ok();
+}
+
+Status ShardStore::CheckFiles(const Manifest& manifest) {
+  const std::string who = PathOf(ManifestFileName(manifest.version));
+  std::map<std::string, std::uint64_t> ends;
+  for (const StoredShard& shard : manifest.shards) {
+    std::uint64_t& end = ends[shard.file];
+    end = std::max(end, shard.offset + shard.bytes);
+    if (shard.moments_file.empty()) continue;
+    std::uint64_t& moments_end = ends[shard.moments_file];
+    moments_end =
+        std::max(moments_end, shard.moments_offset +
+                                  shard.bytes * static_cast<std::uint64_t>(shard.moment_count));
+  }
+  for (const auto& [name, end] : ends) {
+    if (!files_.Exists(PathOf(name))) return DataLoss(who + ": " + name + " is missing");
+    FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, files_.FileSize(PathOf(name)));
+    if (size >= end) continue;
+    return DataLoss(who + ": " + name + " is " + std::to_string(size) + " bytes, " +
+                    std::to_string(end) + " are needed");
+  }
+  return Status::Ok();
+}
+
+void ShardStore::Index(const Manifest& manifest) {
+  for (const StoredShard& shard : manifest.shards) locations_.try_emplace(shard.digest, shard);
+}
+
+std::vector<ModelVersion> ShardStore::Versions() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<ModelVersion> versions;
+  for (const auto& [version, manifest] : manifests_) versions.push_back(version);
+  return versions;
+}
+
+Result<Manifest> ShardStore::Get(ModelVersion version) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = manifests_.find(version);
+  if (found != manifests_.end()) return found->second;
+  return NotFound(directory_ + ": no version " + std::to_string(version));
+}
+
+Status ShardStore::CheckStage(ModelVersion version, const Manifest* base,
+                              const std::vector<ShardContent>& changed) const {
+  const std::string who = "version " + std::to_string(version) + ": ";
+  std::set<int> given;
+  for (const ShardContent& content : changed) {
+    if (content.shard < 0 || content.shard >= spec_.ShardCount()) {
+      return InvalidArgument(who + "no shard " + std::to_string(content.shard));
+    }
+    if (content.moment_count < 0 || content.moment_count > 2) {
+      return InvalidArgument(who + std::to_string(content.moment_count) + " moments");
+    }
+    if (!given.insert(content.shard).second) {
+      return InvalidArgument(who + "shard " + spec_.ShardName(content.shard) + " stands twice");
+    }
+  }
+  const auto count = static_cast<std::size_t>(spec_.ShardCount());
+  if (base == nullptr && given.size() != count) {
+    return InvalidArgument(who + "has no base and not every shard");
+  }
+  if (base != nullptr && base->shards.size() != count) {
+    return InvalidArgument(who + "its base has " + std::to_string(base->shards.size()) + " of " +
+                           std::to_string(count) + " shards");
+  }
+  return Status::Ok();
+}
+
+Result<Manifest> ShardStore::Stage(ModelVersion version, const Manifest* base,
+                                   const std::vector<ShardContent>& changed) {
+  FEDMOE_RETURN_IF_ERROR(CheckStage(version, base, changed));
+  std::vector<ShardContent> ordered = changed;
+  std::sort(ordered.begin(), ordered.end(),
+            [](const ShardContent& a, const ShardContent& b) { return a.shard < b.shard; });
+  Manifest staged;
+  staged.version = version;
+  staged.spec_digest = SpecDigest(spec_);
+  staged.shards.resize(static_cast<std::size_t>(spec_.ShardCount()));
+  if (base != nullptr) staged.shards = base->shards;
+
+  ShardWriter writer(files_, directory_, spec_, version, ordered);
+  // Also of an earlier staging that had moments where this one has none.
+  writer.Remove();
+  const auto write = [&]() -> Status {
+    FEDMOE_RETURN_IF_ERROR(writer.Begin());
+    for (const ShardContent& content : ordered) {
+      FEDMOE_ASSIGN_OR_RETURN(staged.shards[static_cast<std::size_t>(content.shard)],
+                              writer.Write(content));
+    }
+    return writer.Finish();
+  };
+  if (const Status status = write(); !status.ok()) {
+    writer.Remove();
+    return status;
+  }
+  staged.model_digest = ModelDigest(staged.Digests());
+  return staged;
+}
+
+Status ShardStore::RemoveManifest(ModelVersion version) {
+  const std::string path = PathOf(ManifestFileName(version));
+  if (!files_.Exists(path)) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(files_.Remove(path));
+  return files_.SyncDirectory(directory_);
+}
+
+Status ShardStore::Commit(const Manifest& staged) {
+  const std::string path = PathOf(ManifestFileName(staged.version));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = manifests_.find(staged.version);
+    if (found != manifests_.end()) {
+      if (found->second == staged) return Status::Ok();
+      if (manifests_.rbegin()->first != staged.version) {
+        return FailedPrecondition(path + ": another version " + std::to_string(staged.version) +
+                                  " is committed, and later ones stand on it");
+      }
+    }
+  }
+  // No manifest may ever stand beside tensors that are not its own.
+  FEDMOE_RETURN_IF_ERROR(RemoveManifest(staged.version));
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    manifests_.erase(staged.version);
+    locations_.clear();
+    for (const auto& [version, manifest] : manifests_) Index(manifest);
+    for (const std::string& name : OwnFilesOf(staged)) {
+      std::erase_if(verified_, [&](const std::string& at) { return at.starts_with(name + ":"); });
+    }
+  }
+  for (const std::string& name : OwnFilesOf(staged)) {
+    const std::string temporary = PathOf(TemporaryName(name));
+    if (files_.Exists(temporary)) {
+      FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary, PathOf(name)));
+    } else if (!files_.Exists(PathOf(name))) {
+      return FailedPrecondition(path + ": version " + std::to_string(staged.version) +
+                                " is not staged");
+    }
+  }
+  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_));
+  const Status status = WriteFileAtomically(files_, path, ManifestToJson(staged, spec_));
+  if (!status.ok()) {
+    // The rename may have happened, whole or in part; a version that is reported as failed must
+    // not come back.
+    static_cast<void>(RemoveManifest(staged.version));
+    return status;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Index(manifests_[staged.version] = staged);
+  return Status::Ok();
+}
+
+void ShardStore::Discard(const Manifest& staged) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (manifests_.contains(staged.version)) {
+      // Only what stands under temporary names is not the committed version's.
+      for (const std::string& name : OwnFilesOf(staged)) {
+        const std::string temporary = PathOf(TemporaryName(name));
+        if (files_.Exists(temporary)) static_cast<void>(files_.Remove(temporary));
+      }
+      return;
+    }
+  }
+  // A manifest that cannot be removed keeps its tensors.
+  if (!RemoveManifest(staged.version).ok()) return;
+  for (const std::string& name : OwnFilesOf(staged)) {
+    for (const std::string& path : {PathOf(TemporaryName(name)), PathOf(name)}) {
+      if (files_.Exists(path)) static_cast<void>(files_.Remove(path));
+    }
+  }
+}
+
+Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned) {
+  if (keep <= 0) return Status::Ok();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Manifest> gone;
+  std::set<std::string> needed;
+  int newer = static_cast<int>(manifests_.size());
+  for (const auto& [version, manifest] : manifests_) {
+    if (newer-- <= keep || pinned.contains(version)) {
+      needed.merge(FilesOf(manifest));
+    } else {
+      gone.push_back(manifest);
+    }
+  }
+  if (gone.empty()) return Status::Ok();
+  // Manifests first, durably: a crash leaves tensors without a manifest, never the reverse.
+  for (const Manifest& manifest : gone) {
+    FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(ManifestFileName(manifest.version))));
+    manifests_.erase(manifest.version);
+  }
+  locations_.clear();
+  for (const auto& [version, manifest] : manifests_) Index(manifest);
+  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_));
+  std::set<std::string> candidates;
+  for (const Manifest& manifest : gone) candidates.merge(FilesOf(manifest));
+  for (const std::string& name : candidates) {
+    if (needed.contains(name) || !files_.Exists(PathOf(name))) continue;
+    FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
+  }
+  return Status::Ok();
+}
+
+Result<StoredShard> ShardStore::Locate(const Digest& digest) const {
+  StoredShard shard;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = locations_.find(digest);
+    if (found == locations_.end()) return NotFound(directory_ + ": no shard " + digest);
+    shard = found->second;
+    if (verified_.contains(LocationOf(shard))) return shard;
+  }
+  FEDMOE_RETURN_IF_ERROR(Verify(shard));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  verified_.insert(LocationOf(shard));
+  return shard;
+}
+
+Status ShardStore::Verify(const StoredShard& shard) const {
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
+                          files_.Open(PathOf(shard.file)));
+  Sha256 digest;
+  for (std::uint64_t done = 0; done < shard.bytes;) {
+    const std::uint64_t window = std::min(kWindowBytes, shard.bytes - done);
+    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedRegion> region,
+                            file->Map(shard.offset + done, window));
+    digest.Update(region->bytes());
+    done += window;
+  }
+  if (digest.Finish() == shard.digest) return Status::Ok();
+  return DataLoss(PathOf(shard.file) + ": shard " + spec_.ShardName(shard.shard) +
+                  " does not have its digest");
+}
+
+Result<std::unique_ptr<MappedRegion>> ShardStore::ReadShard(const Digest& digest) const {
+  FEDMOE_ASSIGN_OR_RETURN(const StoredShard shard, Locate(digest));
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
+                          files_.Open(PathOf(shard.file)));
+  return file->Map(shard.offset, shard.bytes);
+}
+
+Status ShardStore::ReadShardAt(const Digest& digest, std::uint64_t offset,
+                               std::span<std::byte> out) const {
+  if (out.size() > kWindowBytes) {
+    return InvalidArgument("read of " + std::to_string(out.size()) + " bytes, over the " +
+                           std::to_string(kWindowBytes) + " of a window");
+  }
+  FEDMOE_ASSIGN_OR_RETURN(const StoredShard shard, Locate(digest));
+  if (offset > shard.bytes || out.size() > shard.bytes - offset) {
+    return OutOfRange("shard " + spec_.ShardName(shard.shard) + ": " + std::to_string(out.size()) +
+                      " bytes at offset " + std::to_string(offset) + " end past its " +
+                      std::to_string(shard.bytes) + " bytes");
+  }
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
+                          files_.Open(PathOf(shard.file)));
+  return file->ReadAt(shard.offset + offset, out);
+}
+
+Result<std::uint64_t> ShardStore::ShardBytes(const Digest& digest) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = locations_.find(digest);
+  if (found == locations_.end()) return NotFound(directory_ + ": no shard " + digest);
+  return found->second.bytes;
+}
+
+Result<std::unique_ptr<MappedRegion>> ShardStore::ReadMoments(const StoredShard& shard,
+                                                              int index) const {
+  if (index < 0 || index >= shard.moment_count) {
+    return InvalidArgument("shard " + spec_.ShardName(shard.shard) + " has " +
+                           std::to_string(shard.moment_count) + " moments, not moment " +
+                           std::to_string(index));
+  }
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
+                          files_.Open(PathOf(shard.moments_file)));
+  return file->Map(shard.moments_offset + shard.bytes * static_cast<std::uint64_t>(index),
+                   shard.bytes);
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,138 @@
+#include "storage/spool.h"
+
+#include <atomic>
+#include <charconv>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include <unistd.h>
+
+namespace fedmoe {
+namespace {
+
+constexpr std::string_view kKeptSuffix = ".update";
+constexpr std::string_view kTemporarySuffix = ".tmp";
+
+std::string PaddedNumber(TaskId task) {
+  const std::string digits = std::to_string(task);
+  return digits.size() < 4 ? std::string(4 - digits.size(), '0') + digits : digits;
+}
+
+std::string KeptName(TaskId task) { return PaddedNumber(task) + std::string(kKeptSuffix); }
+
+// The task of a kept update's file name; nullopt for any other name.
+std::optional<TaskId> TaskOf(const std::string& name) {
+  if (!std::string_view(name).ends_with(kKeptSuffix)) return std::nullopt;
+  const char* end = name.data() + name.size() - kKeptSuffix.size();
+  TaskId task = 0;
+  const auto parsed = std::from_chars(name.data(), end, task);
+  if (parsed.ec != std::errc() || parsed.ptr != end || KeptName(task) != name) return std::nullopt;
+  return task;
+}
+
+class SpooledUpdate final : public IncomingUpdate {
+ public:
+  SpooledUpdate(FileSystem& files, std::string directory, TaskId task,
+                std::uint64_t announced_bytes, std::string temporary,
+                std::unique_ptr<WritableFile> file)
+      : files_(files),
+        directory_(std::move(directory)),
+        task_(task),
+        announced_bytes_(announced_bytes),
+        temporary_(std::move(temporary)),
+        file_(std::move(file)) {}
+
+  ~SpooledUpdate() override {
+    file_.reset();
+    // Best effort: Open() removes what stays.
+    if (!kept_) static_cast<void>(files_.Remove(temporary_));
+  }
+
+  Status Append(std::span<const std::byte> bytes) override {
+    FEDMOE_RETURN_IF_ERROR(status_);
+    if (kept_) return FailedPrecondition(Name() + " is kept already");
+    if (bytes.size() > announced_bytes_ - size_) {
+      return ResourceExhausted(Name() + " has " + std::to_string(size_ + bytes.size()) +
+                               " bytes, over the " + std::to_string(announced_bytes_) +
+                               " announced");
+    }
+    // After a failed write the file's end is undefined, so nothing may follow.
+    status_ = file_->Append(bytes);
+    if (status_.ok()) size_ += bytes.size();
+    return status_;
+  }
+
+  std::uint64_t size() const override { return size_; }
+
+  Result<std::unique_ptr<RandomAccessFile>> Read() override {
+    FEDMOE_RETURN_IF_ERROR(status_);
+    return files_.Open(kept_ ? KeptPath() : temporary_);
+  }
+
+  Status Keep() override {
+    FEDMOE_RETURN_IF_ERROR(status_);
+    if (!kept_) {
+      FEDMOE_RETURN_IF_ERROR(file_->Sync());
+      FEDMOE_RETURN_IF_ERROR(file_->Close());
+      FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
+      kept_ = true;
+    }
+    return files_.SyncDirectory(directory_);
+  }
+
+ private:
+  std::string Name() const { return "update of task " + std::to_string(task_); }
+  std::string KeptPath() const { return JoinPath(directory_, KeptName(task_)); }
+
+  FileSystem& files_;
+  std::string directory_;
+  TaskId task_;
+  std::uint64_t announced_bytes_;
+  std::string temporary_;
+  std::unique_ptr<WritableFile> file_;
+  std::uint64_t size_ = 0;
+  Status status_;
+  bool kept_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string& directory) {
+  FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(directory));
+  for (const std::string& name : names) {
+    if (!std::string_view(name).ends_with(kTemporarySuffix)) continue;
+    FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(directory, name)));
+  }
+  return std::unique_ptr<Spool>(new Spool(files, directory));
+}
+
+Result<std::unique_ptr<IncomingUpdate>> Spool::Begin(TaskId task, std::uint64_t announced_bytes) {
+  // Unique among the streams of this process and, by its id, of any other on the same directory.
+  static std::atomic<std::uint64_t> counter = 0;
+  const std::string temporary =
+      JoinPath(directory_, PaddedNumber(task) + "." + std::to_string(::getpid()) + "-" +
+                               std::to_string(++counter) + std::string(kTemporarySuffix));
+  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, files_.Create(temporary));
+  return std::unique_ptr<IncomingUpdate>(std::make_unique<SpooledUpdate>(
+      files_, directory_, task, announced_bytes, temporary, std::move(file)));
+}
+
+Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
+  return files_.Open(JoinPath(directory_, KeptName(task)));
+}
+
+bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptName(task))); }
+
+Status Spool::RemoveExcept(const std::set<TaskId>& keep) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
+  for (const std::string& name : names) {
+    const std::optional<TaskId> task = TaskOf(name);
+    if (!task || keep.contains(*task)) continue;
+    FEDMOE_RETURN_IF_ERROR(files_.Remove(JoinPath(directory_, name)));
+  }
+  return Status::Ok();
+}
+
+}  // namespace fedmoe
