@@ -1,0 +1,67 @@
+// What the files of the round machine share. Not for others.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "federation/round_machine.h"
+
+namespace fedmoe {
+
+// A step in the making.
+struct Stepping {
+  RoundState state;
+  const RunOptions& options;
+  std::vector<Action> actions = {};
+  bool changed = false;
+
+  void Emit(Action action) { actions.push_back(std::move(action)); }
+  // Nothing for no tasks.
+  void Cancel(std::vector<TaskId> tasks, CancelReason reason) {
+    if (!tasks.empty()) Emit(CancelTasks{.tasks = std::move(tasks), .reason = reason});
+  }
+};
+
+// ---- round_selection.cc
+
+void OnJoined(Stepping& step, const ClientJoined& event);
+// Draws the cohort, aligns and dispatches if enough trainers are there; false if nothing moved.
+bool StartRound(Stepping& step);
+// A reference to every shard of the state's version, by shard.
+std::vector<ShardReference> ShardReferences(const RoundState& state, const ModelSpec& spec);
+// Trunk and the experts held, out of all.
+std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
+                                       const std::vector<ExpertIndex>& experts);
+
+// ---- round_reporting.cc
+
+void OnUpdate(Stepping& step, const UpdateReceived& event);
+void OnTaskReturned(Stepping& step, const TaskReturned& event);
+void OnAggregated(Stepping& step, const Aggregated& event);
+void OnAggregationFailed(Stepping& step, const AggregationFailed& event);
+void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event);
+void OnCheckpointFailed(Stepping& step, const CheckpointFailed& event);
+// Closes cells; once all are closed, begins the commit or aborts. False if the phase stayed.
+bool CloseRound(Stepping& step);
+// Open tasks of these clients, train and evaluate, become kLost. Returns their ids, ascending.
+std::vector<TaskId> LoseTasks(RoundState& state, const std::set<ClientId>& clients);
+Aggregate AggregateAction(const RoundState& state, const RunOptions& options);
+// The round in hand ends without a trace but its attempt count.
+void AbortInHand(Stepping& step, AbortReason reason, const std::string& detail);
+// Cancels what is open, reports what is due, ends the run.
+void FinishRun(Stepping& step, RunStatus status, const std::string& detail);
+
+// ---- round_evaluation.cc
+
+// Begins the evaluation of the version just published, whose round `report` tells of.
+void StartEvaluation(Stepping& step, RoundReport report);
+void OnEvaluation(Stepping& step, const EvaluationReceived& event);
+// Expires what passed its deadline, then reports, in round order, what is settled.
+void AdvanceEvaluations(Stepping& step);
+// The run is over: open evaluation tasks expire without further ado. Returns their ids.
+std::vector<TaskId> ExpireEvaluations(RoundState& state);
+// Reports every evaluation as it stands; all tasks must be settled.
+void ReportEvaluations(Stepping& step, const char* expired_reason);
+
+}  // namespace fedmoe

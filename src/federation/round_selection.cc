@@ -1,0 +1,262 @@
+// Joins and admission; the cohort, its alignment and dispatch.
+#include <algorithm>
+#include <cstdio>
+
+#include "common/counter_rng.h"
+#include "federation/round_internal.h"
+
+namespace fedmoe {
+namespace {
+
+// Tasks of one attempt have their own stream; no run makes this many attempts of a round.
+constexpr std::int64_t kAttemptsPerRound = 1'000;
+
+std::string Megabytes(double bytes) {
+  const double megabytes = bytes / 1e6;
+  char text[64];
+  std::snprintf(text, sizeof(text), megabytes >= 0.1 ? "%.1f MB" : "%.4f MB", megabytes);
+  return text;
+}
+
+std::string Seconds(double seconds) {
+  char text[64];
+  std::snprintf(text, sizeof(text), seconds >= 0.1 ? "%.1f s" : "%.4f s", seconds);
+  return text;
+}
+
+// Why a client that cannot hold `experts` (0: not even the trunk) is too small, in numbers.
+std::string TooSmallReason(const CapacityProfile& profile, const RunOptions& options,
+                           CapacityReason reason) {
+  const bool trunk_only =
+      reason == CapacityReason::kTrunkMemory || reason == CapacityReason::kTrunkDeadline;
+  const int experts = trunk_only ? 0 : 1;
+  if (reason == CapacityReason::kTrunkMemory || reason == CapacityReason::kMemory) {
+    return std::string(trunk_only ? "the trunk" : "one expert") + " needs " +
+           Megabytes(PredictMemoryBytes(options.spec, options.training, experts)) +
+           " of memory, its budget is " + Megabytes(static_cast<double>(profile.memory_bytes));
+  }
+  return std::string("a round with ") + (trunk_only ? "the trunk alone" : "one expert") +
+         " takes it " +
+         Seconds(PredictRoundSeconds(profile, options.spec, options.training, experts)) +
+         ", the deadline is " +
+         Seconds(static_cast<double>(options.participation.deadline_ms) / 1000.0);
+}
+
+bool IsTooSmall(const CapacityDecision& capacity, const RunOptions& options) {
+  if (!capacity.fits_trunk) return true;
+  return capacity.experts == 0 && options.spec.experts > 0 &&
+         options.participation.too_small == TooSmallPolicy::kReject &&
+         options.alignment.strategy != AlignmentStrategy::kNone;
+}
+
+// The same instance is back (or took over from its older session): its tasks go out again.
+void Redispatch(Stepping& step, const ClientId& client) {
+  std::vector<TaskAssignment> tasks;
+  const auto reopen = [&](std::map<TaskId, TaskState>& all) {
+    for (auto& [id, task] : all) {
+      if (task.assignment.client != client) continue;
+      if (task.status == TaskStatus::kLost) task.status = TaskStatus::kOpen;
+      if (task.status == TaskStatus::kOpen) tasks.push_back(task.assignment);
+    }
+  };
+  for (auto& [version, evaluation] : step.state.evaluations) reopen(evaluation.tasks);
+  if (step.state.phase == Phase::kReporting) reopen(step.state.tasks);
+  if (tasks.empty()) return;
+  std::sort(tasks.begin(), tasks.end(),
+            [](const TaskAssignment& a, const TaskAssignment& b) { return a.task < b.task; });
+  step.Emit(Dispatch{.tasks = std::move(tasks)});
+}
+
+// Nobody will do what was given to an instance that is gone for good, or to another role.
+void ExpireTasksOf(RoundState& state, const ClientId& client) {
+  const auto expire = [&](std::map<TaskId, TaskState>& all) {
+    for (auto& [id, task] : all) {
+      if (task.assignment.client == client && task.status == TaskStatus::kLost) {
+        task.status = TaskStatus::kExpired;
+      }
+    }
+  };
+  for (auto& [version, evaluation] : state.evaluations) expire(evaluation.tasks);
+  expire(state.tasks);
+}
+
+// All connected trainers that may take part, sorted; or the attempt's draw of them.
+std::vector<ClientId> DrawCohort(const RoundState& state, const RunOptions& options) {
+  const ParticipationOptions& participation = options.participation;
+  std::vector<ClientId> trainers;
+  for (const auto& [id, client] : state.clients) {
+    if (!client.connected || client.role != ClientRole::kTrainer) continue;
+    if (client.capacity.fits_trunk || participation.too_small == TooSmallPolicy::kTrunkOnly) {
+      trainers.push_back(id);
+    }
+  }
+  const auto minimum = static_cast<std::size_t>(std::max(1, participation.min_clients));
+  if (trainers.size() < minimum) return {};
+  if (participation.per_round > 0 &&
+      trainers.size() > static_cast<std::size_t>(participation.per_round)) {
+    const RoundNumber round = state.version + 1;
+    CounterRng rng =
+        CounterRng::For(options.seed, "", round * kAttemptsPerRound + state.attempt, "cohort");
+    rng.Shuffle(trainers);
+    trainers.resize(static_cast<std::size_t>(participation.per_round));
+    std::sort(trainers.begin(), trainers.end());
+  }
+  return trainers;
+}
+
+Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<ClientId>& cohort,
+                                  const RunOptions& options, AlignmentMemory& memory) {
+  AlignmentProblem problem;
+  problem.clients = cohort;
+  for (const ClientId& client : cohort) {
+    problem.capacity.push_back(state.clients.at(client).capacity.experts);
+  }
+  problem.fitness = state.fitness.Matrix(cohort);
+  problem.load = state.load;
+  problem.seed = options.seed;
+  problem.round = state.version + 1;
+  return Align(problem, options.alignment, memory);
+}
+
+// Tasks in client order, ids rising.
+std::vector<TaskAssignment> MakeTasks(RoundState& state, const RunOptions& options) {
+  const std::vector<ShardReference> shards = ShardReferences(state, options.spec);
+  TrainingOptions training = options.training;
+  training.learning_rate = LearningRateAt(options.training, state.round, options.rounds);
+  std::vector<TaskAssignment> tasks;
+  for (std::size_t i = 0; i < state.cohort.size(); ++i) {
+    TaskAssignment task;
+    task.task = state.next_task++;
+    task.kind = TaskKind::kTrain;
+    task.client = state.cohort[i];
+    task.round = state.round;
+    task.attempt = state.attempt;
+    task.version = state.version;
+    task.experts = state.plan.ExpertsOf(static_cast<int>(i));
+    task.shards = HeldShards(shards, task.experts);
+    task.training = training;
+    task.seed = options.seed;
+    task.timeout_ms = options.participation.deadline_ms;
+    task.last_committed_task = state.clients.at(task.client).last_committed_task;
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+// The cells that have a client are open.
+void OpenCells(RoundState& state, int experts) {
+  state.cells.assign(static_cast<std::size_t>(1 + experts), CellState::kUnassigned);
+  state.cell_quorum_ms.assign(state.cells.size(), -1);
+  for (const auto& [id, task] : state.tasks) {
+    for (const ShardReference& shard : task.assignment.shards) {
+      state.cells[static_cast<std::size_t>(shard.shard)] = CellState::kOpen;
+    }
+  }
+}
+
+}  // namespace
+
+void OnJoined(Stepping& step, const ClientJoined& event) {
+  RoundState& state = step.state;
+  const auto turn_away = [&](StatusCode code, std::string message) {
+    step.Emit(TurnAwayClient{.client = event.client,
+                             .instance = event.instance,
+                             .code = code,
+                             .message = std::move(message)});
+  };
+  if (state.phase == Phase::kFinished) {
+    return turn_away(StatusCode::kUnavailable, "the run is over");
+  }
+  const auto known = state.clients.find(event.client);
+  const bool same = known != state.clients.end() && known->second.instance == event.instance;
+  const bool connected = known != state.clients.end() && known->second.connected;
+  if (connected && !same) {
+    return turn_away(StatusCode::kAlreadyExists,
+                     "client name '" + event.client +
+                         "' is taken by another instance; choose another name or stop the other "
+                         "client");
+  }
+  CapacityDecision capacity;
+  capacity.experts = step.options.spec.experts;
+  if (event.role == ClientRole::kTrainer) {
+    capacity = DeriveCapacity(event.profile, step.options.spec, step.options.training,
+                              step.options.participation.deadline_ms);
+    if (IsTooSmall(capacity, step.options)) {
+      return turn_away(StatusCode::kFailedPrecondition,
+                       "client '" + event.client + "' is too small for this model: " +
+                           TooSmallReason(event.profile, step.options, capacity.reason));
+    }
+  }
+
+  step.changed = true;
+  if (known != state.clients.end() && (!same || known->second.role != event.role)) {
+    step.Cancel(LoseTasks(state, {event.client}), CancelReason::kSuperseded);
+    ExpireTasksOf(state, event.client);
+  }
+  if (!same) state.clients[event.client] = ClientState{};
+  ClientState& client = state.clients[event.client];
+  client.client = event.client;
+  client.role = event.role;
+  client.instance = event.instance;
+  client.session = state.next_session++;
+  client.connected = true;
+  client.last_heard_ms = state.now_ms;
+  client.profile = event.profile;
+  client.capacity = capacity;
+  step.Emit(AdmitClient{.client = event.client,
+                        .session = client.session,
+                        .superseded = same && connected,
+                        .capacity = capacity});
+  Redispatch(step, event.client);
+}
+
+bool StartRound(Stepping& step) {
+  RoundState& state = step.state;
+  std::vector<ClientId> cohort = DrawCohort(state, step.options);
+  if (cohort.empty()) return false;
+  step.changed = true;
+  AlignmentMemory memory = state.alignment_memory;
+  Result<AlignmentPlan> plan = AlignCohort(state, cohort, step.options, memory);
+  if (!plan.ok()) {
+    FinishRun(step, RunStatus::kFailed,
+              "alignment of round " + std::to_string(state.version + 1) +
+                  " failed: " + plan.status().message());
+    return true;
+  }
+  state.phase = Phase::kReporting;
+  state.round = state.version + 1;
+  state.started_ms = state.now_ms;
+  if (state.attempt == 1) state.first_started_ms = state.now_ms;
+  state.cohort = std::move(cohort);
+  state.plan = std::move(plan).value();
+  state.next_alignment_memory = std::move(memory);
+  std::vector<TaskAssignment> tasks = MakeTasks(state, step.options);
+  for (const TaskAssignment& task : tasks) {
+    TaskState& entry = state.tasks[task.task];
+    entry.assignment = task;
+  }
+  OpenCells(state, step.options.spec.experts);
+  step.Emit(Dispatch{.tasks = std::move(tasks)});
+  return true;
+}
+
+std::vector<ShardReference> ShardReferences(const RoundState& state, const ModelSpec& spec) {
+  std::vector<ShardReference> references;
+  for (int shard = 0; shard < spec.ShardCount(); ++shard) {
+    references.push_back(ShardReference{.shard = shard,
+                                        .digest = state.shards[static_cast<std::size_t>(shard)],
+                                        .bytes = spec.ShardBytes(shard)});
+  }
+  return references;
+}
+
+std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
+                                       const std::vector<ExpertIndex>& experts) {
+  std::vector<ShardReference> held = {all[kTrunkShard]};
+  for (const ExpertIndex expert : experts) {
+    held.push_back(all[static_cast<std::size_t>(ShardOfExpert(expert))]);
+  }
+  return held;
+}
+
+}  // namespace fedmoe
