@@ -1,0 +1,19 @@
+// What the programs' exit codes mean; documented for users in docs/programs.md.
+#pragma once
+
+namespace fedmoe {
+
+enum ExitCode : int {
+  kExitCompleted =
+      0,  // coordinator: all rounds done; client: the run is over, or it was asked to stop
+  kExitFailed = 1,         // the run or the program failed; the log says why
+  kExitConfiguration = 2,  // usage or configuration; nothing was touched
+  kExitDirectory = 3,  // run or state directory: locked, holds a run already, or holds another run
+  kExitAddress = 4,    // coordinator: cannot listen
+  kExitData = 4,       // client: its data cannot be read
+  kExitGaveUp = 5,     // client: no coordinator within retry.limit_s
+  kExitRefused = 6,    // client: the coordinator turned it away
+  kExitStopped = 7,    // coordinator: stopped on request before all rounds were done
+};
+
+}  // namespace fedmoe
