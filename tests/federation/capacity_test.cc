@@ -1,0 +1,199 @@
+#include "federation/capacity.h"
+
+#include <ostream>
+#include <string>
+
+#include <gtest/gtest.h>
+
+namespace fedmoe {
+namespace {
+
+// Trunk 1000 values, four experts of 500, top-2.
+ModelSpec Spec() {
+  ModelSpec spec;
+  spec.preset = "test";
+  spec.experts = 4;
+  spec.top_k = 2;
+  spec.blocks.push_back({.name = "trunk.weight", .shape = {10, 100}});
+  for (int e = 0; e < 4; ++e) {
+    spec.blocks.push_back({.name = "experts." + std::to_string(e) + ".weight",
+                           .shape = {50, 10},
+                           .owner = BlockOwner::kExpert,
+                           .expert = e,
+                           .merge = MergeRule::kByTokens});
+  }
+  spec.trunk_flops = 2000.0;
+  spec.expert_flops = 1000.0;
+  spec.trunk_activations = 100.0;
+  spec.expert_activations = 50.0;
+  return spec;
+}
+
+TrainingOptions Training() { return {.momentum = 0.9, .batch_size = 10, .epochs = 2}; }
+
+// Parameters x 4 bytes x (value, gradient, received copy, momentum) + activations x 10 examples x
+// (value, gradient) x 4 bytes:
+//   k = 0: 1000 * 16 + 100 * 80 = 24,000        k = 1: 1500 * 16 + 150 * 80 = 36,000
+//   k = 2: 2000 * 16 + 200 * 80 = 48,000        k = 3: 2500 * 16 + 200 * 80 = 56,000
+//   k = 4: 3000 * 16 + 200 * 80 = 64,000
+TEST(PredictMemoryBytes, CountsParametersAndActivationsOfTopK) {
+  const double expected[] = {24'000, 36'000, 48'000, 56'000, 64'000};
+  for (int k = 0; k <= 4; ++k) {
+    EXPECT_EQ(PredictMemoryBytes(Spec(), Training(), k), expected[k]) << "k = " << k;
+  }
+}
+
+TEST(PredictMemoryBytes, CountsTheOptimizersSlots) {
+  TrainingOptions training = Training();
+  training.momentum = 0.0;  // 3 copies
+  EXPECT_EQ(PredictMemoryBytes(Spec(), training, 1), 1500 * 12 + 150 * 80);
+  training.optimizer = LocalOptimizer::kAdamW;  // 5 copies
+  EXPECT_EQ(PredictMemoryBytes(Spec(), training, 1), 1500 * 20 + 150 * 80);
+}
+
+TEST(PredictMemoryBytes, CountsALocalGateThatNeverTravels) {
+  ModelSpec spec = Spec();
+  spec.blocks.push_back({.name = "gate.weight", .shape = {4, 25}, .owner = BlockOwner::kClient});
+  EXPECT_EQ(PredictMemoryBytes(spec, Training(), 1), 1600 * 16 + 150 * 80);
+  const CapacityProfile profile{.down_bytes_per_s = 1000.0};
+  EXPECT_EQ(PredictRoundSeconds(profile, spec, Training(), 1), 6.0);
+}
+
+// Bytes each way: 4,000 + k * 2,000. Operations of 100 examples in 2 passes, forward and backward:
+// 3 * 200 * (2,000 + min(k, 2) * 1,000) = 1.2e6, 1.8e6, 2.4e6, 2.4e6, 2.4e6.
+TEST(PredictRoundSeconds, AddsDownloadTrainingAndUpload) {
+  const CapacityProfile profile{.compute_flops_per_s = 1.2e6,
+                                .down_bytes_per_s = 2000.0,
+                                .up_bytes_per_s = 1000.0,
+                                .examples = 100};
+  const double expected[] = {2 + 1 + 4, 3 + 1.5 + 6, 4 + 2 + 8, 5 + 2 + 10, 6 + 2 + 12};
+  for (int k = 0; k <= 4; ++k) {
+    EXPECT_DOUBLE_EQ(PredictRoundSeconds(profile, Spec(), Training(), k), expected[k])
+        << "k = " << k;
+  }
+}
+
+TEST(PredictRoundSeconds, CountsWhatIsNotKnownAsNothing) {
+  EXPECT_EQ(PredictRoundSeconds({.examples = 100}, Spec(), Training(), 4), 0.0);
+  EXPECT_EQ(PredictRoundSeconds({.up_bytes_per_s = 1000.0, .examples = 100}, Spec(), Training(), 4),
+            12.0);
+}
+
+struct Case {
+  const char* what;
+  CapacityProfile profile;
+  Milliseconds deadline_ms;
+  int experts;
+  bool fits_trunk;
+  CapacityReason reason;
+  double memory_bytes;
+  double round_s;
+};
+
+void PrintTo(const Case& row, std::ostream* out) { *out << row.what; }
+
+class CapacityTable : public testing::TestWithParam<Case> {};
+
+TEST_P(CapacityTable, GivesTheExpertsThatFitMemoryAndDeadline) {
+  const Case& row = GetParam();
+  const CapacityDecision decision =
+      DeriveCapacity(row.profile, Spec(), Training(), row.deadline_ms);
+  EXPECT_EQ(decision.experts, row.experts);
+  EXPECT_EQ(decision.fits_trunk, row.fits_trunk);
+  EXPECT_STREQ(CapacityReasonName(decision.reason), CapacityReasonName(row.reason));
+  EXPECT_EQ(decision.memory_bytes, row.memory_bytes);
+  EXPECT_DOUBLE_EQ(decision.round_s, row.round_s);
+}
+
+// The profile of the tables: it fits all four experts in 64,000 bytes and 6 + 2 + 12 = 20 s.
+CapacityProfile Profile() {
+  return {.memory_bytes = 64'000,
+          .compute_flops_per_s = 1.2e6,
+          .down_bytes_per_s = 2000.0,
+          .up_bytes_per_s = 1000.0,
+          .examples = 100};
+}
+
+CapacityProfile With(CapacityProfile profile, void (*change)(CapacityProfile&)) {
+  change(profile);
+  return profile;
+}
+
+using P = CapacityProfile;
+using R = CapacityReason;
+
+INSTANTIATE_TEST_SUITE_P(
+    ByMemoryAlone, CapacityTable,
+    testing::Values(Case{"all", Profile(), 20'000, 4, true, R::kAllExperts, 64'000, 20.0},
+                    Case{"a byte short", With(Profile(), [](P& p) { p.memory_bytes = 63'999; }),
+                         20'000, 3, true, R::kMemory, 56'000, 17.0},
+                    Case{"two", With(Profile(), [](P& p) { p.memory_bytes = 48'000; }), 20'000, 2,
+                         true, R::kMemory, 48'000, 14.0},
+                    Case{"trunk only", With(Profile(), [](P& p) { p.memory_bytes = 24'000; }),
+                         20'000, 0, true, R::kMemory, 24'000, 7.0},
+                    Case{"nothing", With(Profile(), [](P& p) { p.memory_bytes = 23'999; }), 20'000,
+                         0, false, R::kTrunkMemory, 24'000, 7.0},
+                    Case{"not known", With(Profile(), [](P& p) { p.memory_bytes = 0; }), 20'000, 4,
+                         true, R::kAllExperts, 64'000, 20.0}));
+
+INSTANTIATE_TEST_SUITE_P(
+    ByDeadlineAlone, CapacityTable,
+    testing::Values(Case{"a millisecond short", Profile(), 19'999, 3, true, R::kDeadline, 56'000,
+                         17.0},
+                    Case{"two", Profile(), 14'000, 2, true, R::kDeadline, 48'000, 14.0},
+                    Case{"one", Profile(), 13'999, 1, true, R::kDeadline, 36'000, 10.5},
+                    Case{"trunk only", Profile(), 7'000, 0, true, R::kDeadline, 24'000, 7.0},
+                    Case{"nothing", Profile(), 6'999, 0, false, R::kTrunkDeadline, 24'000, 7.0},
+                    Case{"no deadline", Profile(), 0, 4, true, R::kAllExperts, 64'000, 20.0}));
+
+INSTANTIATE_TEST_SUITE_P(
+    ByBandwidthAlone, CapacityTable,
+    testing::Values(
+        // Download at half the speed: 4 + 1 + 4, 6 + 1.5 + 6, 8 + 2 + 8, 10 + 2 + 10.
+        Case{"slow download", With(Profile(), [](P& p) { p.down_bytes_per_s = 1000.0; }), 20'000, 2,
+             true, R::kDeadline, 48'000, 18.0},
+        // Upload at half: 2 + 1 + 8, 3 + 1.5 + 12, 4 + 2 + 16.
+        Case{"slow upload", With(Profile(), [](P& p) { p.up_bytes_per_s = 500.0; }), 20'000, 1,
+             true, R::kDeadline, 36'000, 16.5},
+        Case{"upload not known", With(Profile(), [](P& p) { p.up_bytes_per_s = 0.0; }), 20'000, 4,
+             true, R::kAllExperts, 64'000, 8.0}));
+
+INSTANTIATE_TEST_SUITE_P(ByComputeAndDataAlone, CapacityTable,
+                         testing::Values(
+                             // A quarter of the rate: 2 + 4 + 4, 3 + 6 + 6, 4 + 8 + 8, 5 + 8 + 10.
+                             Case{"slow computer",
+                                  With(Profile(), [](P& p) { p.compute_flops_per_s = 0.3e6; }),
+                                  20'000, 2, true, R::kDeadline, 48'000, 20.0},
+                             // Six times the data: 2 + 6 + 4, 3 + 9 + 6, 4 + 12 + 8.
+                             Case{"much data", With(Profile(), [](P& p) { p.examples = 600; }),
+                                  20'000, 1, true, R::kDeadline, 36'000, 18.0},
+                             Case{"no data", With(Profile(), [](P& p) { p.examples = 0; }), 20'000,
+                                  4, true, R::kAllExperts, 64'000, 18.0}));
+
+INSTANTIATE_TEST_SUITE_P(
+    ByDeclaredCapAlone, CapacityTable,
+    testing::Values(Case{"three", With(Profile(), [](P& p) { p.max_experts = 3; }), 20'000, 3, true,
+                         R::kDeclared, 56'000, 17.0},
+                    Case{"one", With(Profile(), [](P& p) { p.max_experts = 1; }), 20'000, 1, true,
+                         R::kDeclared, 36'000, 10.5},
+                    Case{"more than there are", With(Profile(), [](P& p) { p.max_experts = 9; }),
+                         20'000, 4, true, R::kAllExperts, 64'000, 20.0},
+                    Case{"memory is the tighter",
+                         With(Profile(),
+                              [](P& p) {
+                                p.max_experts = 3;
+                                p.memory_bytes = 48'000;
+                              }),
+                         20'000, 2, true, R::kMemory, 48'000, 14.0}));
+
+TEST(CapacityReasons, HaveNames) {
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kAllExperts), "all_experts");
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kDeclared), "declared");
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kMemory), "memory");
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kDeadline), "deadline");
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kTrunkMemory), "trunk_memory");
+  EXPECT_STREQ(CapacityReasonName(CapacityReason::kTrunkDeadline), "trunk_deadline");
+}
+
+}  // namespace
+}  // namespace fedmoe
