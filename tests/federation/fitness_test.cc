@@ -1,0 +1,127 @@
+#include "federation/fitness.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+namespace fedmoe {
+namespace {
+
+TrainingFeedback Feedback(std::vector<double> affinity, std::vector<double> tokens,
+                          std::vector<double> loss, std::vector<double> accuracy) {
+  TrainingFeedback feedback;
+  feedback.examples = 10;
+  feedback.affinity = std::move(affinity);
+  feedback.tokens = std::move(tokens);
+  feedback.expert_loss = std::move(loss);
+  feedback.expert_accuracy = std::move(accuracy);
+  return feedback;
+}
+
+FitnessTable Table(int experts) {
+  FitnessTable table;
+  table.experts = experts;
+  return table;
+}
+
+TEST(FitnessTable, ReadsNeutralBeforeAnyFeedback) {
+  FitnessTable table = Table(4);
+  EXPECT_EQ(table.At("a", 3), 0.25);
+  const std::vector<ClientId> clients{"a", "b"};
+  EXPECT_EQ(table.Matrix(clients), Eigen::MatrixXd::Constant(2, 4, 0.25));
+}
+
+TEST(FitnessTable, GivesRowsInTheOrderAsked) {
+  FitnessTable table = Table(2);
+  UpdateFitness(table, "b", Feedback({0.75, 0.25}, {0, 0}, {0, 0}, {0, 0}), {});
+  const std::vector<ClientId> clients{"c", "b"};
+  const Eigen::MatrixXd matrix = table.Matrix(clients);
+  EXPECT_EQ(matrix(0, 0), 0.5);
+  EXPECT_EQ(matrix(1, 0), 0.75);
+  EXPECT_EQ(matrix(1, 1), 0.25);
+}
+
+TEST(UpdateFitness, TakesAffinityForEveryExpertHeldOrNot) {
+  FitnessTable table = Table(3);
+  const FitnessOptions options{.signal = FitnessSignal::kAffinity, .beta = 0.25};
+  UpdateFitness(table, "a", Feedback({0.5, 0.25, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
+  // The first signal replaces the neutral third.
+  EXPECT_EQ(table.At("a", 0), 0.5);
+  EXPECT_EQ(table.At("a", 1), 0.25);
+  UpdateFitness(table, "a", Feedback({0.0, 0.75, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
+  EXPECT_EQ(table.At("a", 0), 0.375);  // 0.75 * 0.5 + 0.25 * 0
+  EXPECT_EQ(table.At("a", 1), 0.375);  // 0.75 * 0.25 + 0.25 * 0.75
+  EXPECT_EQ(table.At("a", 2), 0.25);
+  EXPECT_EQ(table.rows.at("a").seen, (std::vector<int>{2, 2, 2}));
+}
+
+TEST(UpdateFitness, WithoutAffinityLeavesTheRow) {
+  FitnessTable table = Table(2);
+  UpdateFitness(table, "a", Feedback({}, {5, 5}, {1, 1}, {1, 1}), {});
+  EXPECT_EQ(table.rows.count("a"), 1U);
+  EXPECT_EQ(table.At("a", 0), 0.5);
+}
+
+TEST(UpdateFitness, TakesTheExponentialOfTheLossForTrainedExpertsOnly) {
+  FitnessTable table = Table(2);
+  const FitnessOptions options{.signal = FitnessSignal::kLoss, .beta = 0.5, .alpha = 2.0};
+  UpdateFitness(table, "a", Feedback({0.9, 0.1}, {0, 8}, {0.0, 0.5}, {0, 0}), options);
+  EXPECT_EQ(table.At("a", 0), 0.5) << "not trained: neutral still";
+  EXPECT_DOUBLE_EQ(table.At("a", 1), std::exp(-1.0));
+  UpdateFitness(table, "a", Feedback({0.9, 0.1}, {8, 8}, {0.0, 1.0}, {0, 0}), options);
+  EXPECT_EQ(table.At("a", 0), 1.0) << "its first signal";
+  EXPECT_DOUBLE_EQ(table.At("a", 1), 0.5 * std::exp(-1.0) + 0.5 * std::exp(-2.0));
+  EXPECT_EQ(table.rows.at("a").seen, (std::vector<int>{1, 2}));
+}
+
+TEST(UpdateFitness, TakesAccuracyForTrainedExpertsOnly) {
+  FitnessTable table = Table(2);
+  const FitnessOptions options{.signal = FitnessSignal::kAccuracy, .beta = 0.25};
+  UpdateFitness(table, "a", Feedback({}, {4, 0}, {0, 0}, {0.5, 0.9}), options);
+  UpdateFitness(table, "a", Feedback({}, {4, 0}, {0, 0}, {1.0, 0.9}), options);
+  EXPECT_EQ(table.At("a", 0), 0.625);  // 0.75 * 0.5 + 0.25 * 1
+  EXPECT_EQ(table.At("a", 1), 0.5);
+}
+
+TEST(UpdateFitness, SumsTwoAveragesThatFreshenApart) {
+  FitnessTable table = Table(2);
+  const FitnessOptions options{.signal = FitnessSignal::kSum, .beta = 0.5, .alpha = 1.0};
+  UpdateFitness(table, "a", Feedback({0.75, 0.25}, {0, 6}, {0.0, std::log(4.0)}, {0, 0}), options);
+  EXPECT_EQ(table.At("a", 0), 0.75 + 0.5) << "affinity, and the neutral half for the loss";
+  EXPECT_DOUBLE_EQ(table.At("a", 1), 0.25 + 0.25);
+  UpdateFitness(table, "a", Feedback({}, {0, 6}, {0.0, std::log(2.0)}, {0, 0}), options);
+  EXPECT_EQ(table.At("a", 0), 1.25);
+  EXPECT_DOUBLE_EQ(table.At("a", 1), 0.25 + 0.375);
+  EXPECT_EQ(table.rows.at("a").seen, (std::vector<int>{1, 1}));
+  EXPECT_EQ(table.rows.at("a").second_seen, (std::vector<int>{0, 2}));
+}
+
+TEST(ClientExpertInformation, IsTheLogOfTheNumberOfGroupsForTrueDomains) {
+  FitnessTable table = Table(2);
+  UpdateFitness(table, "a", Feedback({1.0, 0.0}, {0, 0}, {0, 0}, {0, 0}), {});
+  UpdateFitness(table, "b", Feedback({0.0, 1.0}, {0, 0}, {0, 0}, {0, 0}), {});
+  EXPECT_DOUBLE_EQ(ClientExpertInformation(table), std::log(2.0));
+}
+
+TEST(ClientExpertInformation, IsZeroWhereAllClientsAreAlike) {
+  FitnessTable table = Table(4);
+  EXPECT_EQ(ClientExpertInformation(table), 0.0) << "empty";
+  for (const char* client : {"a", "b", "c"}) {
+    UpdateFitness(table, client, Feedback({0.5, 0.25, 0.25, 0.0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {}),
+                  {});
+  }
+  EXPECT_NEAR(ClientExpertInformation(table), 0.0, 1e-15);
+}
+
+TEST(ClientExpertInformation, TakesRowsAsSharesWhateverTheirSum) {
+  // p = (3/4, 1/4) and (1/4, 3/4) against (1/2, 1/2).
+  const double expected = 0.75 * std::log(1.5) + 0.25 * std::log(0.5);
+  FitnessTable table = Table(2);
+  const FitnessOptions accuracy{.signal = FitnessSignal::kAccuracy};
+  UpdateFitness(table, "a", Feedback({}, {1, 1}, {0, 0}, {0.75, 0.25}), accuracy);
+  UpdateFitness(table, "b", Feedback({}, {1, 1}, {0, 0}, {0.125, 0.375}), accuracy);
+  EXPECT_DOUBLE_EQ(ClientExpertInformation(table), expected);
+}
+
+}  // namespace
+}  // namespace fedmoe
