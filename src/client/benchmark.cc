@@ -1,0 +1,120 @@
+#include "client/benchmark.h"
+
+#include <algorithm>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <sstream>
+
+#include <time.h>
+
+#include "moe/torch.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::int64_t kTokens = 64;
+constexpr int kMinPasses = 3;
+
+// Seconds of processor time that one of libtorch's threads has used.
+double ThreadSeconds() {
+  const int threads = std::max(1, torch::get_num_threads());
+  timespec now{};
+  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_PROCESS_CPUTIME_ID, &now);
+  return (static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9) / threads;
+}
+
+class ExpertBenchmark {
+ public:
+  ExpertBenchmark(int width, int expert_width)
+      : tokens_(Fill({kTokens, width})),
+        up_(Fill({expert_width, width})),
+        down_(Fill({width, expert_width})) {
+    for (torch::Tensor* tensor : {&tokens_, &up_, &down_}) tensor->requires_grad_();
+  }
+
+  void Pass() const {
+    torch::linear(torch::relu(torch::linear(tokens_, up_)), down_).sum().backward();
+  }
+
+ private:
+  // Values without a random generator; denormals would slow the pass down.
+  static torch::Tensor Fill(at::IntArrayRef shape) {
+    torch::Tensor tensor = torch::empty(shape, torch::kFloat32);
+    float* value = tensor.data_ptr<float>();
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+      value[i] = 0.01F * static_cast<float>(i % 17 - 8);
+    }
+    return tensor;
+  }
+
+  torch::Tensor tokens_, up_, down_;
+};
+
+std::optional<std::uint64_t> ReadNumber(const std::string& path) {
+  std::ifstream file(path);
+  std::uint64_t number = 0;
+  if (file >> number) return number;
+  return std::nullopt;
+}
+
+// Bytes left under the limit of the cgroup (version 2, then 1) at the root of this process's view.
+std::optional<std::uint64_t> CgroupAvailable() {
+  constexpr const char* kFiles[][2] = {
+      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
+       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
+  for (const auto& [limit_path, used_path] : kFiles) {
+    const auto limit = ReadNumber(limit_path);
+    if (!limit) continue;  // "max", or not this version
+    const std::uint64_t used = ReadNumber(used_path).value_or(0);
+    return *limit > used ? *limit - used : 0;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+double MeasureExpertFlops(int width, int expert_width, double budget_s) {
+  try {
+    const ExpertBenchmark benchmark(width, expert_width);
+    benchmark.Pass();  // warms caches and libtorch's start-up
+    const double start_s = ThreadSeconds();
+    double spent_s = 0.0;
+    int passes = 0;
+    while (passes < kMinPasses || spent_s < budget_s) {
+      benchmark.Pass();
+      ++passes;
+      spent_s = ThreadSeconds() - start_s;
+    }
+    const double forward = 2.0 * 2.0 * static_cast<double>(kTokens) * width * expert_width;
+    return spent_s > 0.0 ? 3.0 * forward * passes / spent_s : 0.0;
+  } catch (const std::exception&) {
+    return 0.0;
+  }
+}
+
+std::uint64_t ParseMemAvailable(const std::string& meminfo) {
+  std::istringstream lines(meminfo);
+  std::string line;
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    std::string name;
+    std::uint64_t kibibytes = 0;
+    if (fields >> name >> kibibytes && name == "MemAvailable:") return kibibytes * 1024;
+  }
+  return 0;
+}
+
+std::uint64_t MeasureMemoryBudget() {
+  std::ifstream file("/proc/meminfo");
+  const std::string meminfo{std::istreambuf_iterator<char>(file), {}};
+  std::uint64_t available = ParseMemAvailable(meminfo);
+  if (const auto limit = CgroupAvailable()) {
+    available = available == 0 ? *limit : std::min(available, *limit);
+  }
+  return available / 2;
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,23 @@
+// What this node can do, measured at start-up. This header includes no libtorch.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace fedmoe {
+
+// Floating-point operations per second of an expert FFN's forward and backward pass, [64 tokens,
+// width] -> expert_width -> width, with libtorch's current threads; the forward pass counts once
+// and the backward pass twice, as PredictRoundSeconds does. Processor time is measured, not wall
+// time, so that other processes on the node do not count: runs for about `budget_s` of it, at least
+// three passes. 0 if libtorch fails.
+double MeasureExpertFlops(int width, int expert_width, double budget_s);
+
+// Half of the memory available: of MemAvailable, or of what is left under the cgroup's limit where
+// that is less. Bytes; 0 if neither can be read.
+std::uint64_t MeasureMemoryBudget();
+
+// MemAvailable of the text of /proc/meminfo, bytes; 0 if it is not there.
+std::uint64_t ParseMemAvailable(const std::string& meminfo);
+
+}  // namespace fedmoe

@@ -1,0 +1,51 @@
+// The trainer that does the work with libtorch on the CPU. This header includes no libtorch.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "client/trainer.h"
+#include "data/dataset.h"
+
+namespace fedmoe {
+
+// Threads of libtorch's operators, for the whole process; at least 1. Call once, before any other
+// use of libtorch: results are reproducible for one thread count.
+void SetTorchThreads(int threads);
+
+// Trains and evaluates `moe_mlp`. The model's parameters, gradients, received copy and optimiser
+// state live only while a task runs; the examples are kept as one float32 tensor where that takes
+// at most 256 MiB, else each batch is made when it is needed.
+//
+// Every draw is CounterRng's, keyed (task.seed, task.client, task.round, "shuffle.<epoch>"): the
+// same task, shards and state give the same update, byte for byte, for one thread count.
+//
+// Client state is the local gate: the float32 values of the model's BlockOwner::kClient blocks in
+// block order; without any yet they are InitializeBlock(seed of Prepare).
+//
+// Errors beside the contract's: INVALID_ARGUMENT for a task, shard or state that does not fit the
+// model, or a client without training data; INTERNAL "training diverged: ..." and for anything that
+// libtorch throws.
+class LocalTrainer final : public Trainer {
+ public:
+  // Of a trainer: Train on data.train, Evaluate on data.holdout (may be empty).
+  explicit LocalTrainer(LocalData data);
+  // Of an evaluator: Evaluate on `test`; Train is FAILED_PRECONDITION.
+  explicit LocalTrainer(Dataset test);
+  ~LocalTrainer() override;
+
+  Status Prepare(const ModelSpec& spec, std::uint64_t seed) override;
+  Result<TrainResult> Train(const TaskAssignment& task, const ShardValues& shards,
+                            std::span<const std::byte> state, const TrainContext& context) override;
+  Result<EvaluationResult> Evaluate(const TaskAssignment& task, const ShardValues& shards,
+                                    std::span<const std::byte> state,
+                                    const TrainContext& context) override;
+  std::int64_t examples() const override;
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace fedmoe

@@ -1,0 +1,70 @@
+// The steps of one training task, and what they tell about the experts.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "client/example_source.h"
+#include "client/optimizer_state.h"
+#include "client/trainer.h"
+#include "moe/moe_mlp.h"
+
+namespace fedmoe {
+
+// The floats of a contiguous float32 tensor.
+std::span<float> FloatsOf(const torch::Tensor& tensor);
+
+// Cross-entropy of each example, nats: [n].
+torch::Tensor TaskLosses(const MoeOutput& output, const Batch& batch);
+
+// CANCELLED naming the task if the context says so.
+Status CheckCancelled(const TrainContext& context, const TaskAssignment& task);
+void ReportProgress(const TrainContext& context, double fraction);
+
+// Sums over examples, in their order, in double.
+struct Tally {
+  explicit Tally(int experts);
+  // `losses`: [n] float32, the task loss of each example.
+  void Add(const MoeOutput& output, const torch::Tensor& losses, const torch::Tensor& labels);
+
+  double examples = 0.0;
+  double loss = 0.0;
+  double correct = 0.0;
+  // By expert, over the examples that chose it: their number, and sums weighted by the gate.
+  std::vector<double> tokens;
+  std::vector<double> weight;
+  std::vector<double> weighted_loss;
+  std::vector<double> weighted_correct;
+};
+
+// Trains a model that holds the received values. Refers to its arguments, which must outlive it.
+class TrainingRun {
+ public:
+  TrainingRun(const TaskAssignment& task, const ExampleSource& source, MoeMlp& model);
+
+  // All epochs, once. CANCELLED, or INTERNAL where the training diverges.
+  Status Run(const TrainContext& context);
+
+  // After Run. Affinity and transfer rates are left empty.
+  TrainingFeedback Feedback() const;
+  // After Run: trunk blocks, and those of experts with tokens.
+  std::vector<BlockDelta> Deltas() const;
+
+ private:
+  std::vector<std::int64_t> Shuffled(int epoch) const;
+  Status Step(const Batch& batch);
+
+  const TaskAssignment& task_;
+  const ExampleSource& source_;
+  MoeMlp& model_;
+  Tally tally_;
+  std::span<float> values_;
+  std::span<float> gradients_;
+  std::vector<float> received_;
+  OptimizerState optimizer_;
+  bool uses_held_mass_;
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace fedmoe
