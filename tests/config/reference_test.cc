@@ -148,7 +148,9 @@ TEST(ConfigsTest, DomainsGivesEachClientOneDomain) {
   EXPECT_EQ(config.run.participation.min_clients, 16);
   ASSERT_EQ(config.fleet.size(), 17u);
   EXPECT_EQ(config.fleet[0].data.domains.mix, 0.0);
-  EXPECT_EQ(config.fleet[0].data.domains.examples, 512);
+  // Of which 512 are left to train on.
+  EXPECT_EQ(config.fleet[0].data.domains.examples, 640);
+  EXPECT_EQ(config.fleet[0].data.holdout_fraction, 0.2);
   EXPECT_EQ(config.fleet[2].capacity.max_experts, 3);
 }
 

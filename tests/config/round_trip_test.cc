@@ -1,4 +1,5 @@
 // Load(Dump(x)) is x, for configurations with every key drawn at random.
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -45,18 +46,21 @@ std::string AnyValue(CounterRng& rng) {
 }
 
 // Overrides that are accepted together, grown one by one from random keys and values.
-template <typename LoadFunction>
+template <typename Config>
 std::vector<std::string> AcceptedOverrides(const std::string& base, const std::string& dump,
-                                           LoadFunction load, CounterRng& rng) {
+                                           Result<Config> (*load)(const ConfigSource&),
+                                           CounterRng& rng) {
+  TempDir directory;
+  ConfigSource source{.path = directory.File("x.yaml"), .overrides = {}};
+  std::ofstream(source.path) << base;
   const auto keys = FlattenYaml(dump);
   EXPECT_TRUE(keys.ok());
-  std::vector<std::string> accepted;
   for (int i = 0; keys.ok() && i < 150; ++i) {
     const std::string& key = (*keys)[rng.NextBelow(keys->size())].first;
-    accepted.push_back(key + "=" + AnyValue(rng));
-    if (!load(base, accepted).ok()) accepted.pop_back();
+    source.overrides.push_back(key + "=" + AnyValue(rng));
+    if (!load(source).ok()) source.overrides.pop_back();
   }
-  return accepted;
+  return source.overrides;
 }
 
 TEST(RoundTripTest, ACoordinatorsDumpReadsBackToItself) {
@@ -66,7 +70,7 @@ TEST(RoundTripTest, ACoordinatorsDumpReadsBackToItself) {
     const std::string base = trial % 2 == 0 ? "fleet: {capacity: {measure: false}}\n"
                                             : "model: {inputs: 5, classes: 6}\n";
     const std::string defaults = DumpCoordinatorConfig(*LoadCoordinator(base));
-    const auto overrides = AcceptedOverrides(base, defaults, LoadCoordinator, rng);
+    const auto overrides = AcceptedOverrides(base, defaults, LoadCoordinatorConfig, rng);
     EXPECT_GT(overrides.size(), 10u);
     const Result<CoordinatorConfig> config = LoadCoordinator(base, overrides);
     ASSERT_TRUE(config.ok());
@@ -87,7 +91,7 @@ TEST(RoundTripTest, AClientsDumpReadsBackToItself) {
     SCOPED_TRACE("seed " + std::to_string(kSeed) + ", trial " + std::to_string(trial));
     CounterRng rng(MixKey({kSeed, 100 + trial}));
     const std::string defaults = DumpClientConfig(*LoadClient("name: a\n"));
-    const auto overrides = AcceptedOverrides("name: a\n", defaults, LoadClient, rng);
+    const auto overrides = AcceptedOverrides("name: a\n", defaults, LoadClientConfig, rng);
     EXPECT_GT(overrides.size(), 10u);
     const Result<ClientConfig> config = LoadClient("name: a\n", overrides);
     ASSERT_TRUE(config.ok());
