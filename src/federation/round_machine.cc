@@ -41,7 +41,7 @@ void OnLeft(Stepping& step, const ClientLeft& event) {
 void OnTick(Stepping& step) {
   RoundState& state = step.state;
   const Milliseconds timeout_ms = step.options.participation.heartbeat_timeout_ms;
-  if (timeout_ms <= 0) return;
+  if (timeout_ms <= 0 || state.phase == Phase::kFinished) return;
   std::set<ClientId> silent;
   for (auto& [id, client] : state.clients) {
     if (!client.connected || state.now_ms - client.last_heard_ms < timeout_ms) continue;
