@@ -174,6 +174,11 @@ Status ValidateModelSpec(const ModelSpec& spec) {
 Digest SpecDigest(const ModelSpec& spec) {
   CanonicalText text;
   text.Add("preset", spec.preset);
+  text.Add("options", static_cast<std::int64_t>(spec.options.size()));
+  for (const auto& [key, value] : spec.options) {
+    text.Add("key", key);
+    text.Add("value", value);
+  }
   text.Add("experts", std::int64_t{spec.experts});
   text.Add("top_k", std::int64_t{spec.top_k});
   text.Add("gate_mode", static_cast<std::int64_t>(spec.gate_mode));

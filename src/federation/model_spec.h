@@ -60,8 +60,8 @@ struct ParameterBlock {
 // float32 values, one after another in the order of `blocks`.
 struct ModelSpec {
   std::string preset;  // "moe_mlp"
-  // The preset's own options by configuration key ("width" -> "64"): enough to build the same spec again, which is how a client checks that its
-  // build means the same model.
+  // The preset's own options by configuration key ("width" -> "64"): enough to build the same spec
+  // again, which is how a client checks that its build means the same model.
   std::map<std::string, std::string> options;
   std::vector<ParameterBlock> blocks;
   int experts = 0;

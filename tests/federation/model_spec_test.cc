@@ -120,6 +120,15 @@ TEST(ValidateModelSpec, AcceptsAModelWithoutExperts) {
 TEST(SpecDigest, ChangesWithEveryField) {
   const std::vector<std::function<void(ModelSpec&)>> changes{
       [](S& s) { s.preset = "other"; },
+      [](S& s) {
+        s.options = {{"width", "64"}};
+      },
+      [](S& s) {
+        s.options = {{"width", "65"}};
+      },
+      [](S& s) {
+        s.options = {{"depth", "64"}};
+      },
       [](S& s) { s.experts = 3; },
       [](S& s) { s.top_k = 2; },
       [](S& s) { s.gate_mode = GateMode::kLocal; },
