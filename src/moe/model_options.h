@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <map>
 #include <string>
 
 #include "federation/model_spec.h"
@@ -32,8 +33,17 @@ struct ModelOptions {
   ExpertInitialization expert_initialization = ExpertInitialization::kApart;
 };
 
-// The spec of a preset. INVALID_ARGUMENT naming the key, its value and range ("model.top_k must be
-// 1 to model.experts (got 9 > 8)"). No libtorch: linked by the coordinator.
+// The spec of a preset, with ModelSpec::options filled. INVALID_ARGUMENT naming the key, its value
+// and range ("model.top_k must be 1 to model.experts (got 9 > 8)"). No libtorch: linked by the
+// coordinator.
 Result<ModelSpec> BuildModelSpec(const ModelOptions& options);
+
+// The options as text, by configuration key below `model`.
+std::map<std::string, std::string> ModelOptionsText(const ModelOptions& options);
+
+// The inverse, as they travel to clients. INVALID_ARGUMENT names an option that this build does not
+// know, or misses.
+Result<ModelOptions> ParseModelOptions(const std::string& preset,
+                                       const std::map<std::string, std::string>& options);
 
 }  // namespace fedmoe

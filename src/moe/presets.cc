@@ -92,6 +92,7 @@ ModelSpec BuildMoeMlp(const ModelOptions& options) {
 
   ModelSpec spec;
   spec.preset = options.preset;
+  spec.options = ModelOptionsText(options);
   spec.experts = options.experts;
   spec.top_k = options.top_k;
   spec.gate_mode = options.gate_mode;
