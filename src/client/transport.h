@@ -39,6 +39,10 @@ class Transport {
   virtual Status ReturnTask(const SessionId& session, TaskId task, const std::string& why) = 0;
   virtual Status Leave(const SessionId& session) = 0;
 
+  // Ends Register, NextTask and FetchShards, now and later, with CANCELLED: a client that stops
+  // takes no more work, but what it gives back (SubmitUpdate, ReturnTask, Leave) still passes.
+  // Thread-safe.
+  virtual void CancelWork() = 0;
   // Ends calls in flight, now and later, with CANCELLED. Thread-safe.
   virtual void CancelAll() = 0;
 };

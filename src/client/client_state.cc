@@ -1,0 +1,170 @@
+#include "client/client_state.h"
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/checksum.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr char kInstance[] = "instance";
+constexpr char kLock[] = "lock";
+constexpr char kCommitted[] = "committed.state";
+constexpr char kTentative[] = "tentative.state";
+constexpr char kMagic[] = "FMCLIENT";
+constexpr std::uint32_t kFormatVersion = 1;
+constexpr std::size_t kPreambleBytes = 8 + 4 + 4 + 8 + 8;
+constexpr std::size_t kCrcBytes = 4;
+constexpr std::size_t kInstanceLength = 32;
+constexpr std::uint64_t kMaxRunId = 256;
+constexpr std::uint64_t kMaxStateBytes = 1ULL << 32;
+
+static_assert(std::endian::native == std::endian::little, "files are little-endian");
+
+template <typename T>
+void Put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+template <typename T>
+T GetAt(const std::string& in, std::size_t offset) {
+  T value;
+  std::memcpy(&value, in.data() + offset, sizeof(value));
+  return value;
+}
+
+std::string RandomInstance() {
+  std::random_device source;
+  std::string text;
+  while (text.size() < kInstanceLength) text += fmt::format("{:08x}", source());
+  return text;
+}
+
+bool IsInstance(const std::string& text) {
+  return text.size() == kInstanceLength &&
+         text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+// What is wrong with a state file's bytes; null if nothing.
+const char* FaultOf(const std::string& file) {
+  if (file.size() < kPreambleBytes + kCrcBytes) return "it is too short";
+  if (std::memcmp(file.data(), kMagic, 8) != 0) return "its magic is wrong";
+  if (GetAt<std::uint32_t>(file, 8) != kFormatVersion) return "its version is not known";
+  const std::uint64_t run_id = GetAt<std::uint32_t>(file, 12);
+  const std::uint64_t state = GetAt<std::uint64_t>(file, 24);
+  if (run_id > kMaxRunId || state > kMaxStateBytes ||
+      file.size() != kPreambleBytes + run_id + state + kCrcBytes) {
+    return "its length does not match";
+  }
+  const std::size_t end = file.size() - kCrcBytes;
+  const auto bytes = AsBytes(std::string_view(file)).first(end);
+  return Crc32c(bytes) == GetAt<std::uint32_t>(file, end) ? nullptr : "its checksum is wrong";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ClientState>> ClientState::Open(FileSystem& files,
+                                                       const std::string& directory) {
+  FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
+  auto lock = files.Lock(JoinPath(directory, kLock));
+  if (lock.status().code() == StatusCode::kFailedPrecondition) {
+    return FailedPrecondition("another client uses the state directory " + directory +
+                              "; give each client its own");
+  }
+  if (!lock.ok()) return lock.status();
+  std::unique_ptr<ClientState> state(new ClientState(files, directory, std::move(lock).value()));
+  FEDMOE_RETURN_IF_ERROR(state->ReadInstance());
+  FEDMOE_ASSIGN_OR_RETURN(state->committed_, state->ReadRecord(kCommitted));
+  FEDMOE_ASSIGN_OR_RETURN(state->tentative_, state->ReadRecord(kTentative));
+  return state;
+}
+
+Status ClientState::ReadInstance() {
+  const std::string path = JoinPath(directory_, kInstance);
+  if (!files_.Exists(path)) {
+    instance_ = RandomInstance();
+    return WriteFileAtomically(files_, path, instance_ + "\n");
+  }
+  FEDMOE_ASSIGN_OR_RETURN(instance_, ReadFile(files_, path, 4096));
+  if (!instance_.empty() && instance_.back() == '\n') instance_.pop_back();
+  if (IsInstance(instance_)) return Status::Ok();
+  return DataLoss(path +
+                  " is damaged: it must hold 32 hexadecimal characters; remove it to make "
+                  "a new instance key");
+}
+
+Result<std::optional<ClientState::Record>> ClientState::ReadRecord(const std::string& name) const {
+  const std::string path = JoinPath(directory_, name);
+  if (!files_.Exists(path)) return std::optional<Record>();
+  FEDMOE_ASSIGN_OR_RETURN(const std::string file, ReadFile(files_, path, kMaxStateBytes));
+  if (const char* fault = FaultOf(file); fault != nullptr) {
+    return DataLoss(path + " is damaged: " + fault + "; remove it to start without client state");
+  }
+  const std::size_t run_id = GetAt<std::uint32_t>(file, 12);
+  const auto bytes = AsBytes(std::string_view(file)).subspan(kPreambleBytes + run_id);
+  Record record;
+  record.run_id = file.substr(kPreambleBytes, run_id);
+  record.task = GetAt<std::uint64_t>(file, 16);
+  record.bytes.assign(bytes.begin(), bytes.end() - kCrcBytes);
+  return std::optional<Record>(std::move(record));
+}
+
+Status ClientState::Remove(const char* name) {
+  const std::string path = JoinPath(directory_, name);
+  return files_.Exists(path) ? files_.Remove(path) : Status::Ok();
+}
+
+void ClientState::BeginRun(const std::string& run_id) {
+  run_id_ = run_id;
+  // The files go when they are written over.
+  if (committed_ && committed_->run_id != run_id) committed_.reset();
+  if (tentative_ && tentative_->run_id != run_id) tentative_.reset();
+}
+
+Status ClientState::Promote(TaskId last_committed) {
+  if (!tentative_ || tentative_->task != last_committed) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(
+      files_.Rename(JoinPath(directory_, kTentative), JoinPath(directory_, kCommitted)));
+  committed_ = std::exchange(tentative_, std::nullopt);
+  return files_.SyncDirectory(directory_);
+}
+
+Status ClientState::Settle(TaskId last_committed, TaskId keep) {
+  FEDMOE_RETURN_IF_ERROR(Promote(last_committed));
+  if (tentative_ && tentative_->task != keep) {
+    FEDMOE_RETURN_IF_ERROR(Remove(kTentative));
+    tentative_.reset();
+  }
+  if (committed_ && committed_->task > last_committed) {
+    FEDMOE_RETURN_IF_ERROR(Remove(kCommitted));
+    committed_.reset();
+  }
+  return Status::Ok();
+}
+
+std::span<const std::byte> ClientState::committed() const {
+  return committed_ ? std::span<const std::byte>(committed_->bytes) : std::span<const std::byte>();
+}
+
+Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes) {
+  if (bytes.empty()) return Status::Ok();
+  std::string file(kMagic, 8);
+  Put(file, kFormatVersion);
+  Put(file, static_cast<std::uint32_t>(run_id_.size()));
+  Put(file, static_cast<std::uint64_t>(task));
+  Put(file, static_cast<std::uint64_t>(bytes.size()));
+  file += run_id_;
+  file.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  Put(file, Crc32c(AsBytes(std::string_view(file))));
+  FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, JoinPath(directory_, kTentative), file));
+  tentative_ = Record{run_id_, task, std::vector<std::byte>(bytes.begin(), bytes.end())};
+  return Status::Ok();
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,70 @@
+// What a client keeps on disk between tasks and restarts: its instance key, and the state that
+// training left (a local gate, later an error-feedback residual), versioned by committed round.
+//
+//   instance          32 hexadecimal characters and a line feed
+//   lock              held while a client uses the directory
+//   committed.state   the state that the next task starts from
+//   tentative.state   the state of the last task; becomes committed when its round commits
+//
+// A .state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
+// run id | state | crc32c u32 of all before it. Integers are little-endian.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/file_system.h"
+#include "common/ids.h"
+#include "common/result.h"
+
+namespace fedmoe {
+
+// Every write is atomic. Not thread-safe.
+class ClientState {
+ public:
+  // Creates what is missing. FAILED_PRECONDITION: another client uses the directory; DATA_LOSS
+  // names a file that cannot be read.
+  static Result<std::unique_ptr<ClientState>> Open(FileSystem& files, const std::string& directory);
+
+  // Random, made once: says that a client that comes back is the same one.
+  const std::string& instance() const { return instance_; }
+
+  // State of another run is void from here on.
+  void BeginRun(const std::string& run_id);
+  // Before a training task: promotes the tentative state if its task is `last_committed`, discards
+  // it otherwise, unless it is of task `keep`, whose saved update is about to be sent again.
+  // Committed state later than `last_committed` is void.
+  Status Settle(TaskId last_committed, TaskId keep);
+  // Before an evaluation: promotes only; the round of the last training task may still be open.
+  Status Promote(TaskId last_committed);
+  // Empty: none yet.
+  std::span<const std::byte> committed() const;
+  // After training `task`. Empty bytes are no state, and leave none.
+  Status SaveTentative(TaskId task, std::span<const std::byte> bytes);
+
+ private:
+  struct Record {
+    std::string run_id;
+    TaskId task = 0;
+    std::vector<std::byte> bytes;
+  };
+  ClientState(FileSystem& files, std::string directory, std::unique_ptr<FileLock> lock)
+      : files_(files), directory_(std::move(directory)), lock_(std::move(lock)) {}
+  Status ReadInstance();
+  Result<std::optional<Record>> ReadRecord(const std::string& name) const;
+  Status Remove(const char* name);
+
+  FileSystem& files_;
+  const std::string directory_;
+  const std::unique_ptr<FileLock> lock_;
+  std::string instance_;
+  std::string run_id_;
+  std::optional<Record> committed_;
+  std::optional<Record> tentative_;
+};
+
+}  // namespace fedmoe

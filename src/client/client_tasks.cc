@@ -1,0 +1,323 @@
+// ClientLoop's work on one task.
+#include <algorithm>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <spdlog/spdlog.h>
+
+#include "client/client_loop.h"
+#include "client/shard_fetch.h"
+#include "client/task_worker.h"
+#include "storage/update_format.h"
+
+namespace fedmoe {
+namespace {
+
+// The most of a reason that travels.
+constexpr std::size_t kMaxWhy = 1000;
+
+// Errors that the connection must recover from; any other is the task's own.
+bool IsConnectionError(const Status& status) {
+  switch (status.code()) {
+    case StatusCode::kAborted:
+    case StatusCode::kUnavailable:
+    case StatusCode::kDeadlineExceeded:
+    case StatusCode::kResourceExhausted:
+    case StatusCode::kCancelled:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string Experts(const std::vector<ExpertIndex>& experts) {
+  if (experts.empty()) return "the trunk only";
+  return fmt::format("{} expert{} ({})", experts.size(), experts.size() == 1 ? "" : "s",
+                     fmt::join(experts, ", "));
+}
+
+std::string Named(const TaskAssignment& task) {
+  return task.kind == TaskKind::kTrain ? fmt::format("round {}", task.round)
+                                       : fmt::format("version {}", task.version);
+}
+
+std::vector<OutgoingBlock> Outgoing(const TrainResult& result) {
+  std::vector<OutgoingBlock> blocks;
+  blocks.reserve(result.blocks.size());
+  for (const BlockDelta& block : result.blocks) {
+    blocks.push_back({.parameter = block.parameter, .delta = block.delta});
+  }
+  return blocks;
+}
+
+}  // namespace
+
+Status ClientLoop::RunTask(const TaskAssignment& task) {
+  TaskInHand hand{.task = task, .received_ms = clock_.NowMs()};
+  hand.next_beat_ms = hand.received_ms + run_.heartbeat_interval_ms;
+  if (const Status fit = CheckTask(task); !fit.ok()) return GiveBack(task, fit.message());
+
+  if (task.kind == TaskKind::kEvaluate) {
+    if (const Status settled = state_.Promote(task.last_committed_task); !settled.ok()) {
+      return GiveBack(task, settled.message());
+    }
+    if (saved_evaluation_ && saved_evaluation_->task == task.task) return SubmitEvaluation(task);
+    saved_evaluation_.reset();
+    return Work(hand);
+  }
+
+  const bool saved =
+      saved_update_ && saved_update_->task == task.task && saved_update_->attempt == task.attempt;
+  if (const Status settled = state_.Settle(task.last_committed_task, saved ? task.task : 0);
+      !settled.ok()) {
+    return GiveBack(task, settled.message());
+  }
+  if (saved) {
+    spdlog::info("{}: sending the finished update again", Named(task));
+    return SubmitUpdate(task);
+  }
+  saved_update_.reset();
+  return Work(hand);
+}
+
+Status ClientLoop::CheckTask(const TaskAssignment& task) const {
+  int last = -1;
+  for (const ExpertIndex expert : task.experts) {
+    if (expert <= last || expert >= spec_->experts) {
+      return InvalidArgument(fmt::format("the task's experts ({}) must rise and be below {}",
+                                         fmt::join(task.experts, ", "), spec_->experts));
+    }
+    last = expert;
+  }
+  if (task.shards.size() != task.experts.size() + 1) {
+    return InvalidArgument(fmt::format("the task names {} shards, its experts need {}",
+                                       task.shards.size(), task.experts.size() + 1));
+  }
+  for (std::size_t i = 0; i < task.shards.size(); ++i) {
+    const ShardReference& shard = task.shards[i];
+    const int expected = i == 0 ? kTrunkShard : ShardOfExpert(task.experts[i - 1]);
+    if (shard.shard != expected || shard.bytes != spec_->ShardBytes(expected)) {
+      return InvalidArgument(fmt::format(
+          "the task's shard {} is shard {} of {} bytes, the model has shard {} of {} bytes there",
+          i, shard.shard, shard.bytes, expected, spec_->ShardBytes(expected)));
+    }
+  }
+  return Status::Ok();
+}
+
+Status ClientLoop::Work(TaskInHand& hand) {
+  std::map<int, CachedShard> shards;
+  FEDMOE_RETURN_IF_ERROR(Fetch(hand, shards));
+  if (hand.ended()) return Drop(hand);
+  const ShardValues values = [&shards](int shard) {
+    const auto found = shards.find(shard);
+    return found == shards.end() ? std::span<const float>()
+                                 : std::span<const float>(*found->second);
+  };
+  return hand.task.kind == TaskKind::kTrain ? Train(hand, values) : Evaluate(hand, values);
+}
+
+Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, CachedShard>& shards) {
+  const ShardFetchContext context{
+      .transport = transport_,
+      .cache = cache_,
+      .down = down_,
+      .clock = clock_,
+      .interrupted = [this, &hand]() -> Status {
+        FEDMOE_RETURN_IF_ERROR(KeepInTouch(hand, 0.0));
+        return hand.ended() ? Cancelled("the task has ended") : Status::Ok();
+      },
+  };
+  Result<std::map<int, CachedShard>> fetched = FetchTaskShards(context, session_, hand.task.shards);
+  if (fetched.ok()) {
+    shards = std::move(fetched).value();
+    return Status::Ok();
+  }
+  if (hand.ended()) return Status::Ok();
+  if (stopping()) {
+    hand.give_back = "the client is stopping";
+    return Status::Ok();
+  }
+  if (IsConnectionError(fetched.status())) return fetched.status();
+  hand.give_back = "shards could not be fetched: " + fetched.status().message();
+  return Status::Ok();
+}
+
+Status ClientLoop::Train(TaskInHand& hand, const ShardValues& shards) {
+  const TaskAssignment& task = hand.task;
+  spdlog::info("{}: training {} on {} examples", Named(task), Experts(task.experts),
+               trainer_.examples());
+  TrainResult result;
+  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) {
+    FEDMOE_ASSIGN_OR_RETURN(result, trainer_.Train(task, shards, state_.committed(), context));
+    return Status::Ok();
+  }));
+  if (hand.ended()) return Drop(hand);
+  if (const Status kept = state_.SaveTentative(task.task, result.state); !kept.ok()) {
+    return GiveBack(task, kept.message());
+  }
+  saved_update_ = SavedUpdate{task.task, task.attempt, std::move(result)};
+  return SubmitUpdate(task);
+}
+
+Status ClientLoop::Evaluate(TaskInHand& hand, const ShardValues& shards) {
+  const TaskAssignment& task = hand.task;
+  spdlog::info("{}: evaluating with {}", Named(task), Experts(task.experts));
+  EvaluationResult result;
+  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) {
+    FEDMOE_ASSIGN_OR_RETURN(result, trainer_.Evaluate(task, shards, state_.committed(), context));
+    return Status::Ok();
+  }));
+  if (hand.ended()) return Drop(hand);
+  result.task = task.task;
+  saved_evaluation_ = result;
+  return SubmitEvaluation(task);
+}
+
+Status ClientLoop::Attend(TaskInHand& hand,
+                          const std::function<Status(const TrainContext&)>& work) {
+  TaskWorker worker(work, [this] {
+    // Under the lock, or the loop could miss it between its check and its wait.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_all();
+  });
+  while (!worker.done()) {
+    Milliseconds until_ms = hand.next_beat_ms;
+    if (hand.task.timeout_ms > 0) {
+      until_ms = std::min(until_ms, hand.received_ms + hand.task.timeout_ms);
+    }
+    const auto wait =
+        std::chrono::milliseconds(std::max<Milliseconds>(until_ms - clock_.NowMs(), 0));
+    std::unique_lock<std::mutex> lock(mutex_);
+    wake_.wait_for(lock, wait, [&] { return worker.done() || stops_ > 0; });
+    lock.unlock();
+    if (worker.done()) break;
+    Status status = KeepInTouch(hand, worker.progress());
+    if (status.code() == StatusCode::kAborted) status = ConnectAgain(hand);
+    FEDMOE_RETURN_IF_ERROR(status);
+    if (hand.ended()) {
+      worker.Cancel();
+      static_cast<void>(worker.Join());
+      return Status::Ok();
+    }
+  }
+  if (const Status status = worker.Join(); !status.ok()) hand.give_back = status.ToString();
+  return Status::Ok();
+}
+
+Status ClientLoop::KeepInTouch(TaskInHand& hand, double progress) {
+  const TaskAssignment& task = hand.task;
+  const Milliseconds now_ms = clock_.NowMs();
+  if (stopping()) {
+    hand.give_back = "the client is stopping";
+    return Status::Ok();
+  }
+  if (task.timeout_ms > 0 && now_ms - hand.received_ms >= task.timeout_ms) {
+    hand.give_back = fmt::format("not done within the task's {} ms", task.timeout_ms);
+    return Status::Ok();
+  }
+  if (now_ms < hand.next_beat_ms) return Status::Ok();
+  hand.next_beat_ms = now_ms + run_.heartbeat_interval_ms;
+  const Result<HeartbeatReply> reply = transport_.Beat(session_, task.task, progress);
+  if (!reply.ok()) {
+    // Work goes on while the coordinator is away; the result is handed in when it is back.
+    spdlog::debug("{}: heartbeat failed: {}", Named(task), reply.status().ToString());
+    return reply.status().code() == StatusCode::kAborted ? reply.status() : Status::Ok();
+  }
+  if (reply->cancel) {
+    hand.cancelled = true;
+    spdlog::info("{}: cancelled by the coordinator: {}", Named(task),
+                 CancelReasonName(reply->reason));
+  }
+  return Status::Ok();
+}
+
+Status ClientLoop::ConnectAgain(TaskInHand& hand) {
+  const std::string run_id = run_.run_id;
+  const Status status = Connect();
+  if (!status.ok() && stopping()) {
+    // Nothing can be given back without a session.
+    hand.cancelled = true;
+    return status;
+  }
+  FEDMOE_RETURN_IF_ERROR(status);
+  hand.next_beat_ms = clock_.NowMs() + run_.heartbeat_interval_ms;
+  if (run_.run_id != run_id) hand.cancelled = true;
+  return Status::Ok();
+}
+
+Status ClientLoop::Drop(const TaskInHand& hand) {
+  return hand.cancelled ? Status::Ok() : GiveBack(hand.task, hand.give_back);
+}
+
+Status ClientLoop::SubmitUpdate(const TaskAssignment& task) {
+  TrainResult& result = saved_update_->result;
+  FillBandwidth(result.feedback);
+  const std::vector<OutgoingBlock> blocks = Outgoing(result);
+  const UpdateHeader header{.task = task.task,
+                            .client = options_.name,
+                            .round = task.round,
+                            .total_bytes = EncodedUpdateBytes(blocks),
+                            .feedback = result.feedback};
+  const Transport::UpdateSource encode =
+      [&](const std::function<Status(std::span<const std::byte>)>& sink) {
+        return EncodeUpdate(task.task, blocks, sink);
+      };
+  Verdict verdict;
+  const Milliseconds start_ms = clock_.NowMs();
+  const Status status = WhileBusy([&] {
+    FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode));
+    return Status::Ok();
+  });
+  const double megabytes = static_cast<double>(header.total_bytes) / 1e6;
+  if (status.ok() && verdict.accepted()) {
+    up_.Add(header.total_bytes, clock_.NowMs() - start_ms);
+    spdlog::info("{}: sent {:.1f} MB, accepted", Named(task), megabytes);
+    return Status::Ok();
+  }
+  if (status.ok()) {
+    spdlog::warn("{}: sent {:.1f} MB, rejected: {} ({})", Named(task), megabytes,
+                 RejectReasonName(verdict.reason), verdict.detail);
+    saved_update_.reset();
+    return Status::Ok();
+  }
+  if (IsConnectionError(status)) {
+    spdlog::info("{}: the update could not be sent; it is kept", Named(task));
+    return status;
+  }
+  return GiveBack(task, "the update could not be sent: " + status.message());
+}
+
+Status ClientLoop::SubmitEvaluation(const TaskAssignment& task) {
+  const Status status =
+      WhileBusy([&] { return transport_.SubmitEvaluation(session_, *saved_evaluation_); });
+  if (status.ok()) {
+    spdlog::info("{}: {:.0f} of {:.0f} examples correct", Named(task), saved_evaluation_->correct,
+                 saved_evaluation_->examples);
+    return status;
+  }
+  if (IsConnectionError(status)) return status;
+  return GiveBack(task, "the evaluation could not be sent: " + status.message());
+}
+
+Status ClientLoop::GiveBack(const TaskAssignment& task, const std::string& why) {
+  spdlog::warn("{}: task {} is given back: {}", Named(task), task.task, why);
+  const Status status = transport_.ReturnTask(session_, task.task, why.substr(0, kMaxWhy));
+  if (status.ok() || IsConnectionError(status)) return status;
+  spdlog::warn("{}: task {} could not be given back: {}", Named(task), task.task, status.message());
+  return Status::Ok();
+}
+
+void ClientLoop::FillBandwidth(TrainingFeedback& feedback) const {
+  const CapacityProfile& declared = options_.profile;
+  feedback.down_bytes_per_s = declared.down_bytes_per_s;
+  feedback.up_bytes_per_s = declared.up_bytes_per_s;
+  if (!options_.measure_bandwidth) return;
+  if (feedback.down_bytes_per_s == 0.0) feedback.down_bytes_per_s = down_.bytes_per_s();
+  if (feedback.up_bytes_per_s == 0.0) feedback.up_bytes_per_s = up_.bytes_per_s();
+}
+
+}  // namespace fedmoe

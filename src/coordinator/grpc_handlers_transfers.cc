@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/checksum.h"
+#include "common/file_system.h"
+#include "coordinator/grpc_transfers.h"
+#include "wire/from_proto.h"
+#include "wire/limits.h"
+#include "wire/status.h"
+#include "wire/to_proto.h"
+
+namespace fedmoe {
+namespace {
+
+// A callback of the core and a callback of gRPC take turns: there is never more than one step under
+// way, and only a step ends the call, so `this` outlives every callback. A cancelled call ends with
+// its next step, for then reads and writes fail.
+class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
+ public:
+  FetchReactor(CoordinatorCore& core, const v1::FetchShardsRequest& request) : core_(core) {
+    Result<FetchFromClient> fetch = FromProto(request);
+    if (!fetch.ok()) {
+      Finish(ToGrpc(fetch.status()));
+      return;
+    }
+    fetch_ = std::move(fetch).value();
+    ReadNext();
+  }
+  void OnDone() override { delete this; }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(ToGrpc(Cancelled("the client has gone")));
+    offset_ += chunk_.data().size();
+    ReadNext();
+  }
+
+ private:
+  void ReadNext() {
+    if (index_ < fetch_.shards.size() && offset_ == BytesOf(index_)) {
+      ++index_;
+      offset_ = 0;
+    }
+    if (index_ == fetch_.shards.size()) return Finish(grpc::Status::OK);
+    const std::uint64_t length = std::min<std::uint64_t>(kChunkBytes, BytesOf(index_) - offset_);
+    core_.ReadShard(fetch_.session, fetch_.shards[index_].digest, offset_, length,
+                    [this](Result<std::string> bytes) { Send(std::move(bytes)); });
+  }
+
+  void Send(Result<std::string> bytes) {
+    if (!bytes.ok()) return Finish(ToGrpc(bytes.status()));
+    chunk_.set_index(static_cast<int>(index_));
+    chunk_.set_offset(offset_);
+    chunk_.set_crc32c(Crc32c(AsBytes(std::string_view(*bytes))));
+    chunk_.set_data(std::move(bytes).value());
+    StartWrite(&chunk_);
+  }
+
+  std::uint64_t BytesOf(std::size_t index) const {
+    return static_cast<std::uint64_t>(fetch_.shards[index].bytes);
+  }
+
+  CoordinatorCore& core_;
+  FetchFromClient fetch_;
+  v1::ShardChunk chunk_;
+  std::size_t index_ = 0;
+  std::uint64_t offset_ = 0;
+};
+
+// Turns as above. The next read starts only when the chunk before it is in the spool.
+class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
+ public:
+  UploadReactor(CoordinatorCore& core, v1::SubmitUpdateReply* reply) : core_(core), reply_(reply) {
+    StartRead(&chunk_);
+  }
+  void OnDone() override { delete this; }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return End();
+    if (upload_ == nullptr) return Begin();
+    Append();
+  }
+
+ private:
+  void Begin() {
+    if (!chunk_.has_header()) {
+      return Finish(ToGrpc(InvalidArgument("the first message must be the header")));
+    }
+    Result<UpdateFromClient> update = FromProto(chunk_.header());
+    if (!update.ok()) return Finish(ToGrpc(update.status()));
+    total_bytes_ = update->header.total_bytes;
+    core_.BeginUpdate(std::move(update->session), std::move(update->header),
+                      [this](Result<UploadStart> start) { Started(std::move(start)); });
+  }
+
+  void Started(Result<UploadStart> start) {
+    if (!start.ok()) return Finish(ToGrpc(start.status()));
+    if (start->verdict) return Answer(*start->verdict);
+    upload_ = std::move(start->upload);
+    StartRead(&chunk_);
+  }
+
+  void Append() {
+    if (!chunk_.has_data()) {
+      return Finish(ToGrpc(InvalidArgument("only the first message may be a header")));
+    }
+    std::string& data = *chunk_.mutable_data()->mutable_data();
+    const Status intact = CheckChunk("update chunk", received_, data, chunk_.data().crc32c());
+    if (!intact.ok()) return Finish(ToGrpc(intact));
+    received_ += data.size();
+    if (received_ > total_bytes_) {
+      return Finish(ToGrpc(InvalidArgument(
+          fmt::format("the update has more than its total_bytes of {}", total_bytes_))));
+    }
+    upload_->Append(std::move(data), [this](const Status& status) {
+      if (!status.ok()) return Finish(ToGrpc(status));
+      StartRead(&chunk_);
+    });
+  }
+
+  // No more chunks: the client is through, or has gone. Only a whole update is judged; of a broken
+  // transfer nothing stays.
+  void End() {
+    if (upload_ == nullptr || received_ != total_bytes_) {
+      return Finish(ToGrpc(InvalidArgument(
+          fmt::format("the update ended after {} of its {} bytes", received_, total_bytes_))));
+    }
+    upload_->Finish([this](Result<Verdict> verdict) {
+      if (!verdict.ok()) return Finish(ToGrpc(verdict.status()));
+      Answer(*verdict);
+    });
+  }
+
+  void Answer(const Verdict& verdict) {
+    *reply_ = ToProto(verdict);
+    Finish(grpc::Status::OK);
+  }
+
+  CoordinatorCore& core_;
+  v1::SubmitUpdateReply* const reply_;
+  v1::UpdateChunk chunk_;
+  std::shared_ptr<Upload> upload_;
+  std::uint64_t received_ = 0;
+  std::uint64_t total_bytes_ = 0;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(CoordinatorCore& core,
+                                                     const v1::FetchShardsRequest& request) {
+  return new FetchReactor(core, request);
+}
+
+grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(CoordinatorCore& core,
+                                                      v1::SubmitUpdateReply* reply) {
+  return new UploadReactor(core, reply);
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,41 @@
+// The coordinator on the network: the gRPC services of proto/fedmoe/v1 in front of the core.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "common/ids.h"
+#include "common/result.h"
+#include "coordinator/core.h"
+
+namespace grpc {
+class Server;
+class Service;
+}  // namespace grpc
+
+namespace fedmoe {
+
+// Thread-safe. Destroying it ends every call at once; the core must outlive it.
+class GrpcServer {
+ public:
+  // Listens on `address`, "HOST:PORT"; port 0 is any free one. FAILED_PRECONDITION: "cannot listen
+  // on 127.0.0.1:7070: address already in use". Warns when others than this machine can connect,
+  // for there is no encryption.
+  static Result<std::unique_ptr<GrpcServer>> Start(CoordinatorCore& core,
+                                                   const std::string& address);
+  ~GrpcServer();
+
+  // With the port that was bound.
+  const std::string& address() const { return address_; }
+  // Takes no more calls; those in flight have `grace_ms` to end. Blocks; idempotent.
+  void Shutdown(Milliseconds grace_ms);
+
+ private:
+  GrpcServer();
+  std::unique_ptr<grpc::Service> coordinator_;
+  std::unique_ptr<grpc::Service> admin_;
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+};
+
+}  // namespace fedmoe

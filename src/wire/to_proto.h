@@ -1,0 +1,29 @@
+// Plain structs to messages of the wire. What is sent is trusted to be within bounds: the other end
+// checks.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "federation/messages.h"
+#include "fedmoe/v1/coordinator.pb.h"
+
+namespace fedmoe {
+
+// ---- Requests.
+v1::Session ToProto(const SessionId& session);
+v1::RegisterRequest ToProto(const RegisterRequest& request);
+v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, double progress);
+v1::FetchShardsRequest FetchToProto(const SessionId& session,
+                                    const std::vector<ShardReference>& shards);
+v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header);
+v1::EvaluationResult ToProto(const SessionId& session, const EvaluationResult& result);
+v1::ReturnTaskRequest ReturnToProto(const SessionId& session, TaskId task, const std::string& why);
+
+// ---- Replies.
+v1::RegisterReply ToProto(const RegisterReply& reply);
+v1::NextTaskReply ToProto(const NextTaskReply& reply);
+v1::HeartbeatReply ToProto(const HeartbeatReply& reply);
+v1::SubmitUpdateReply ToProto(const Verdict& verdict);
+
+}  // namespace fedmoe
