@@ -3,6 +3,17 @@
 // A script is blocks of commands, a line "----", the output expected of them, and a blank line.
 // Lines of commands that start with # are comments. The commands are listed in docs/laws.md.
 // FEDMOE_REWRITE=1 in the environment writes what comes out into the script instead of comparing.
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "tests/federation/round_driver.h"
