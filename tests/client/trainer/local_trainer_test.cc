@@ -1,0 +1,327 @@
+// What a task's training and evaluation yield.
+#include "client/local_trainer.h"
+
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "tests/client/trainer/trainer_fixture.h"
+
+namespace fedmoe {
+namespace {
+
+double SquaredNorm(const TrainResult& result) {
+  double square = 0.0;
+  for (const BlockDelta& block : result.blocks) {
+    for (const double value : block.delta) square += value * value;
+  }
+  return square;
+}
+
+void ExpectSameBytes(const TrainResult& a, const TrainResult& b) {
+  ASSERT_EQ(a.blocks.size(), b.blocks.size());
+  for (std::size_t i = 0; i < a.blocks.size(); ++i) {
+    EXPECT_EQ(a.blocks[i].parameter, b.blocks[i].parameter);
+    EXPECT_EQ(a.blocks[i].delta, b.blocks[i].delta);
+  }
+  EXPECT_EQ(a.state, b.state);
+  EXPECT_EQ(a.feedback.train_loss, b.feedback.train_loss);
+  EXPECT_EQ(a.feedback.affinity, b.feedback.affinity);
+  EXPECT_EQ(a.feedback.expert_loss, b.feedback.expert_loss);
+}
+
+TEST_F(TrainerTest, TrainingLowersTheLossAndRaisesTheAccuracy) {
+  for (const LocalOptimizer optimizer : {LocalOptimizer::kSgd, LocalOptimizer::kAdamW}) {
+    UseModel(SmallModel());
+    task_.training.optimizer = optimizer;
+    task_.training.learning_rate = optimizer == LocalOptimizer::kSgd ? 0.1 : 0.01;
+    task_.training.epochs = 5;
+    auto trainer = MakeTrainer(160);
+    const auto before = trainer->Evaluate(task_, Shards(), {}, {});
+    for (int round = 1; round <= 3; ++round) Apply(Train(*trainer));
+    const auto after = trainer->Evaluate(task_, Shards(), {}, {});
+    ASSERT_TRUE(before.ok() && after.ok());
+    EXPECT_LT(after->loss, 0.6 * before->loss);
+    EXPECT_GT(after->correct, 0.8 * after->examples);
+  }
+}
+
+TEST_F(TrainerTest, TheSameTaskGivesTheSameBytesOnAnyTrainer) {
+  task_.training.epochs = 2;
+  auto first = MakeTrainer();
+  auto second = MakeTrainer();
+  const TrainResult once = Train(*first);
+  ExpectSameBytes(once, Train(*first));
+  ExpectSameBytes(once, Train(*second));
+}
+
+TEST_F(TrainerTest, RoundClientAndSeedEachChangeTheOrderOfTheExamples) {
+  auto trainer = MakeTrainer();
+  std::set<std::vector<float>> seen = {Train(*trainer).blocks[0].delta};
+  const TaskAssignment original = task_;
+  task_.round = 3;
+  seen.insert(Train(*trainer).blocks[0].delta);
+  task_ = original;
+  task_.client = "south";
+  seen.insert(Train(*trainer).blocks[0].delta);
+  task_ = original;
+  task_.seed = kSeed + 1;
+  seen.insert(Train(*trainer).blocks[0].delta);
+  EXPECT_EQ(seen.size(), 4U);
+}
+
+TEST_F(TrainerTest, SendsTheTrunkAndTheExpertsWithTokens) {
+  auto trainer = MakeTrainer();
+  const TrainResult result = Train(*trainer);
+  std::vector<int> expected;
+  for (int i = 0; i < static_cast<int>(spec_.blocks.size()); ++i) {
+    const ParameterBlock& block = spec_.blocks[static_cast<std::size_t>(i)];
+    if (block.owner == BlockOwner::kTrunk || block.expert == 1 || block.expert == 3) {
+      expected.push_back(i);
+    }
+  }
+  std::vector<int> sent;
+  for (const BlockDelta& block : result.blocks) sent.push_back(block.parameter);
+  EXPECT_EQ(sent, expected);
+  EXPECT_TRUE(result.state.empty());
+}
+
+TEST_F(TrainerTest, AnExpertWithoutTokensSendsNothing) {
+  ModelOptions options = SmallModel();
+  options.top_k = 1;
+  options.gate_input = GateInput::kData;
+  UseModel(options);
+  // One example: one token for one of the two experts.
+  auto trainer = MakeTrainer(1);
+  const TrainResult result = Train(*trainer);
+  EXPECT_EQ(result.feedback.tokens[1] + result.feedback.tokens[3], 1.0);
+  const int idle = result.feedback.tokens[1] == 0.0 ? 1 : 3;
+  EXPECT_EQ(result.feedback.expert_loss[static_cast<std::size_t>(idle)], 0.0);
+  bool busy_sent = false;
+  for (const BlockDelta& block : result.blocks) {
+    const int expert = spec_.blocks[static_cast<std::size_t>(block.parameter)].expert;
+    EXPECT_NE(expert, idle);
+    busy_sent |= expert == 4 - idle;
+  }
+  EXPECT_TRUE(busy_sent);
+}
+
+TEST_F(TrainerTest, WithoutExpertsItTrainsTheTrunkAlone) {
+  task_.experts = {};
+  auto trainer = MakeTrainer();
+  const TrainResult result = Train(*trainer);
+  for (const BlockDelta& block : result.blocks) {
+    EXPECT_EQ(spec_.ShardOf(block.parameter), kTrunkShard);
+    const double moved =
+        std::inner_product(block.delta.begin(), block.delta.end(), block.delta.begin(), 0.0);
+    const bool gate = spec_.Find("gate.weight") == block.parameter;
+    EXPECT_EQ(moved > 0.0, !gate) << block.parameter;
+  }
+  EXPECT_TRUE(ValidateFeedback(result.feedback, 4, {}).ok());
+}
+
+TEST_F(TrainerTest, FeedbackIsValidAndCountsEveryEpoch) {
+  task_.training.epochs = 3;
+  auto trainer = MakeTrainer(40);
+  const TrainingFeedback feedback = Train(*trainer).feedback;
+  const Status status = ValidateFeedback(feedback, 4, task_.experts);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(feedback.examples, 40);
+  EXPECT_EQ(feedback.steps, 3 * 3);  // 16 + 16 + 8, the short batch kept
+  EXPECT_EQ(feedback.tokens, (std::vector<double>{0.0, 120.0, 0.0, 120.0}));
+  EXPECT_EQ(trainer->examples(), 40);
+}
+
+// With one batch, all feedback is of the received model, so that the plain loop can tell it.
+TEST_F(TrainerTest, FeedbackEqualsThePlainLoop) {
+  task_.training.batch_size = 1000;
+  task_.experts = {0, 1, 3};
+  auto trainer = MakeTrainer(50);
+  const TrainingFeedback feedback = Train(*trainer).feedback;
+  const Dataset data = MakeData(50, 31);
+  const ReferenceMoe reference = Reference();
+  Vector affinity(4), tokens(4), weight(4), loss(4), right(4);
+  double total_loss = 0.0;
+  double total_right = 0.0;
+  for (std::int64_t i = 0; i < data.size(); ++i) {
+    const ReferenceOutput output = reference.Forward(ExampleOf(data, i));
+    const int label = data.labels[static_cast<std::size_t>(i)];
+    const double example_loss = ReferenceTaskLoss(output, label);
+    const bool correct =
+        std::max_element(output.logits.begin(), output.logits.end()) - output.logits.begin() ==
+        label;
+    total_loss += example_loss / 50.0;
+    total_right += correct ? 1.0 / 50.0 : 0.0;
+    for (std::size_t e = 0; e < 4; ++e) affinity[e] += output.gate_probabilities[e] / 50.0;
+    for (std::size_t slot = 0; slot < output.selected.size(); ++slot) {
+      const auto expert = static_cast<std::size_t>(output.selected[slot]);
+      tokens[expert] += 1.0;
+      weight[expert] += output.weights[slot];
+      loss[expert] += output.weights[slot] * example_loss;
+      right[expert] += correct ? output.weights[slot] : 0.0;
+    }
+  }
+  EXPECT_NEAR(feedback.train_loss, total_loss, 1e-5);
+  EXPECT_NEAR(feedback.train_accuracy, total_right, 1e-9);
+  EXPECT_EQ(feedback.tokens, tokens);
+  for (std::size_t e = 0; e < 4; ++e) {
+    EXPECT_NEAR(feedback.affinity[e], affinity[e], 1e-5);
+    if (weight[e] == 0.0) continue;
+    EXPECT_NEAR(feedback.expert_loss[e], loss[e] / weight[e], 1e-5);
+    EXPECT_NEAR(feedback.expert_accuracy[e], right[e] / weight[e], 1e-5);
+  }
+}
+
+// One plain SGD step with rate 1 is minus the gradient: of the task loss, and for the gate alone
+// also of the held-mass loss.
+TEST_F(TrainerTest, AStepFollowsTheGradientOfThePlainLoop) {
+  task_.training.batch_size = 1000;
+  task_.training.learning_rate = 1.0;
+  task_.training.momentum = 0.0;
+  task_.training.clip_norm = 0.0;
+  task_.training.held_mass_lambda = 0.5;
+  auto trainer = MakeTrainer(20);
+  const TrainResult result = Train(*trainer);
+  const Dataset data = MakeData(20, 31);
+  ReferenceMoe reference = Reference();
+  const auto loss_of = [&](bool gate) {
+    double sum = 0.0;
+    for (std::int64_t i = 0; i < data.size(); ++i) {
+      const ReferenceOutput output = reference.Forward(ExampleOf(data, i));
+      sum += ReferenceTaskLoss(output, data.labels[static_cast<std::size_t>(i)]);
+      if (gate) sum += 0.5 * ReferenceHeldMassLoss(output, task_.experts);
+    }
+    return sum / static_cast<double>(data.size());
+  };
+  constexpr double kStep = 1e-6;
+  for (const BlockDelta& block : result.blocks) {
+    const std::string& name = spec_.blocks[static_cast<std::size_t>(block.parameter)].name;
+    Vector& values = reference.blocks[name];
+    for (std::size_t i = 0; i < values.size(); i += 3) {
+      const double value = values[i];
+      values[i] = value + kStep;
+      const double above = loss_of(name == "gate.weight");
+      values[i] = value - kStep;
+      const double below = loss_of(name == "gate.weight");
+      values[i] = value;
+      EXPECT_NEAR(block.delta[i], -(above - below) / (2.0 * kStep), 2e-5) << name << " " << i;
+    }
+  }
+}
+
+TEST_F(TrainerTest, ClippingBoundsTheStepOfAllParametersTogether) {
+  task_.training.batch_size = 1000;
+  task_.training.learning_rate = 1.0;
+  task_.training.momentum = 0.0;
+  task_.training.clip_norm = 0.01;
+  auto trainer = MakeTrainer();
+  EXPECT_NEAR(std::sqrt(SquaredNorm(Train(*trainer))), 0.01, 1e-5);
+}
+
+TEST_F(TrainerTest, FedProxKeepsTheModelNearerToTheReceivedOne) {
+  task_.training.epochs = 5;
+  auto trainer = MakeTrainer();
+  const double free = SquaredNorm(Train(*trainer));
+  task_.training.fedprox_mu = 2.0;
+  EXPECT_LT(SquaredNorm(Train(*trainer)), 0.5 * free);
+}
+
+TEST_F(TrainerTest, EvaluationEqualsAHandCount) {
+  task_.experts = {0, 1, 2, 3};
+  // More than one batch of evaluation.
+  LocalTrainer evaluator(MakeData(700, 40));
+  ASSERT_TRUE(evaluator.Prepare(spec_, kSeed).ok());
+  EXPECT_EQ(evaluator.examples(), 0);
+  const auto result = evaluator.Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(result.ok()) << result.status().ToString();
+  const Dataset data = MakeData(700, 40);
+  const ReferenceMoe reference = Reference();
+  double correct = 0.0;
+  double loss = 0.0;
+  for (std::int64_t i = 0; i < data.size(); ++i) {
+    const ReferenceOutput output = reference.Forward(ExampleOf(data, i));
+    const int label = data.labels[static_cast<std::size_t>(i)];
+    const auto best = std::max_element(output.logits.begin(), output.logits.end());
+    correct += best - output.logits.begin() == label ? 1.0 : 0.0;
+    loss += ReferenceTaskLoss(output, label);
+  }
+  EXPECT_EQ(result->task, 7U);
+  EXPECT_EQ(result->examples, 700.0);
+  EXPECT_EQ(result->correct, correct);
+  EXPECT_NEAR(result->loss, loss, 1e-3);
+}
+
+TEST_F(TrainerTest, WithoutAHoldoutEvaluationCountsNothing) {
+  LocalTrainer trainer(LocalData{MakeData(10, 31), Dataset{}});
+  ASSERT_TRUE(trainer.Prepare(spec_, kSeed).ok());
+  const auto result = trainer.Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->examples, 0.0);
+  EXPECT_EQ(result->correct, 0.0);
+}
+
+TEST_F(TrainerTest, PixelsTrainAsTheirNormalisedValues) {
+  Dataset pixels;
+  pixels.name = "pixels";
+  pixels.shape = {1, 2, 3};
+  pixels.classes = 3;
+  pixels.mean = 0.4F;
+  pixels.deviation = 0.3F;
+  CounterRng rng(50);
+  for (int i = 0; i < 30 * 6; ++i) {
+    pixels.pixels.push_back(static_cast<std::uint8_t>(rng.NextBelow(256)));
+  }
+  for (int i = 0; i < 30; ++i) pixels.labels.push_back(i % 3);
+  Dataset values = pixels;
+  values.pixels.clear();
+  values.values.resize(30 * 6);
+  for (int i = 0; i < 30; ++i) {
+    pixels.CopyExample(i, std::span(values.values).subspan(static_cast<std::size_t>(i) * 6, 6));
+  }
+  LocalTrainer from_pixels(LocalData{pixels, {}});
+  LocalTrainer from_values(LocalData{values, {}});
+  ASSERT_TRUE(from_pixels.Prepare(spec_, kSeed).ok());
+  ASSERT_TRUE(from_values.Prepare(spec_, kSeed).ok());
+  ExpectSameBytes(Train(from_pixels), Train(from_values));
+}
+
+TEST_F(TrainerTest, ALocalGateStaysInTheClientsState) {
+  ModelOptions options = SmallModel();
+  options.gate_mode = GateMode::kLocal;
+  UseModel(options);
+  auto trainer = MakeTrainer();
+  const TrainResult first = Train(*trainer);
+  const int gate = spec_.Find("gate.weight");
+  for (const BlockDelta& block : first.blocks) EXPECT_NE(block.parameter, gate);
+
+  // Without state the gate starts from the run's seed: giving that as state changes nothing.
+  std::vector<float> initial(static_cast<std::size_t>(4 * 8));
+  InitializeBlock(spec_.blocks[static_cast<std::size_t>(gate)], kSeed, initial);
+  ASSERT_EQ(first.state.size(), initial.size() * sizeof(float));
+  EXPECT_NE(std::memcmp(first.state.data(), initial.data(), first.state.size()), 0);
+  ExpectSameBytes(first, Train(*trainer, std::as_bytes(std::span(initial))));
+
+  // The trained gate is what the next task starts from.
+  const TrainResult second = Train(*trainer, first.state);
+  EXPECT_NE(second.feedback.affinity, first.feedback.affinity);
+  const auto fresh = trainer->Evaluate(task_, Shards(), {}, {});
+  const auto kept = trainer->Evaluate(task_, Shards(), first.state, {});
+  ASSERT_TRUE(fresh.ok() && kept.ok());
+  EXPECT_NE(fresh->loss, kept->loss);
+}
+
+TEST_F(TrainerTest, ReportsItsProgressUpToOne) {
+  auto trainer = MakeTrainer(40);
+  std::vector<double> fractions;
+  TrainContext context;
+  context.progress = [&](double fraction) { fractions.push_back(fraction); };
+  ASSERT_TRUE(trainer->Train(task_, Shards(), {}, context).ok());
+  ASSERT_EQ(fractions.size(), 3U);
+  EXPECT_NEAR(fractions[0], 1.0 / 3.0, 1e-12);
+  EXPECT_EQ(fractions[2], 1.0);
+}
+
+}  // namespace
+}  // namespace fedmoe
