@@ -106,10 +106,8 @@ Result<std::string> AssignmentRows(const RoundReport& report) {
   return rows;
 }
 
-}  // namespace
-
 // Says which process holds the lock: its id stands in the lock file.
-static Status InUse(FileSystem& files, const std::string& path) {
+Status InUse(FileSystem& files, const std::string& path) {
   const Result<std::string> holder = ReadFile(files, JoinPath(path, kLockName), 64);
   std::string text = "run directory " + path + " is in use by another coordinator";
   if (holder.ok() && !holder->empty()) {
@@ -117,6 +115,8 @@ static Status InUse(FileSystem& files, const std::string& path) {
   }
   return FailedPrecondition(text);
 }
+
+}  // namespace
 
 Result<std::unique_ptr<RunDirectory>> RunDirectory::Open(FileSystem& files,
                                                          const std::string& path) {

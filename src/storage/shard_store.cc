@@ -188,16 +188,14 @@ Status ShardStore::RemoveManifest(ModelVersion version) {
 
 Status ShardStore::Commit(const Manifest& staged) {
   const std::string path = PathOf(ManifestFileName(staged.version));
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = manifests_.find(staged.version);
-    if (found != manifests_.end()) {
-      if (found->second == staged) return Status::Ok();
-      if (manifests_.rbegin()->first != staged.version) {
-        return FailedPrecondition(path + ": another version " + std::to_string(staged.version) +
-                                  " is committed, and later ones stand on it");
-      }
-    }
+  const Result<Manifest> found = Get(staged.version);
+  if (found.ok() && *found == staged) {
+    Discard(staged);  // of a second staging
+    return Status::Ok();
+  }
+  if (found.ok() && Versions().back() != staged.version) {
+    return FailedPrecondition(path + ": another version " + std::to_string(staged.version) +
+                              " is committed, and later ones stand on it");
   }
   // No manifest may ever stand beside tensors that are not its own.
   FEDMOE_RETURN_IF_ERROR(RemoveManifest(staged.version));
