@@ -1,0 +1,158 @@
+#include "client/client_state.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/fault_file_system.h"
+#include "tests/support/temp_dir.h"
+
+namespace fedmoe {
+namespace {
+
+std::string Text(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+std::unique_ptr<ClientState> Opened(const TempDir& directory) {
+  auto state = ClientState::Open(PosixFileSystem(), directory.path());
+  EXPECT_TRUE(state.ok()) << state.status().ToString();
+  return std::move(state).value();
+}
+
+TEST(ClientStateTest, TheInstanceKeyIsMadeOnceAndDiffersBetweenClients) {
+  const TempDir one, two;
+  const std::string key = Opened(one)->instance();
+  EXPECT_EQ(key.size(), 32U);
+  EXPECT_EQ(Opened(one)->instance(), key);
+  EXPECT_NE(Opened(two)->instance(), key);
+}
+
+TEST(ClientStateTest, OneClientADirectory) {
+  const TempDir directory;
+  const auto first = Opened(directory);
+  EXPECT_EQ(ClientState::Open(PosixFileSystem(), directory.path()).status(),
+            FailedPrecondition("another client uses the state directory " + directory.path() +
+                               "; give each client its own"));
+}
+
+TEST(ClientStateTest, TentativeStateSurvivesARestartAndIsPromotedWhenItsRoundCommitted) {
+  const TempDir directory;
+  {
+    const auto state = Opened(directory);
+    state->BeginRun("run");
+    ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+    EXPECT_TRUE(state->committed().empty());
+  }
+  {
+    const auto state = Opened(directory);
+    state->BeginRun("run");
+    ASSERT_TRUE(state->Settle(5, 0).ok());
+    EXPECT_EQ(Text(state->committed()), "gate");
+  }
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  EXPECT_EQ(Text(state->committed()), "gate");
+}
+
+TEST(ClientStateTest, TentativeStateOfAnotherTaskIsDiscarded) {
+  const TempDir directory;
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  ASSERT_TRUE(state->Settle(3, 0).ok());
+  ASSERT_TRUE(state->Settle(5, 0).ok());
+  EXPECT_TRUE(state->committed().empty());
+}
+
+TEST(ClientStateTest, TentativeStateOfAnUpdateToBeSentAgainIsKept) {
+  const TempDir directory;
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  ASSERT_TRUE(state->Settle(0, 5).ok());
+  ASSERT_TRUE(state->Settle(5, 0).ok());
+  EXPECT_EQ(Text(state->committed()), "gate");
+}
+
+TEST(ClientStateTest, AnEvaluationDiscardsNothing) {
+  const TempDir directory;
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  ASSERT_TRUE(state->Promote(3).ok());
+  EXPECT_TRUE(state->committed().empty());
+  ASSERT_TRUE(state->Promote(5).ok());
+  EXPECT_EQ(Text(state->committed()), "gate");
+}
+
+TEST(ClientStateTest, CommittedStateLaterThanTheCoordinatorsIsVoid) {
+  const TempDir directory;
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  ASSERT_TRUE(state->Settle(5, 0).ok());
+  ASSERT_TRUE(state->Settle(4, 0).ok());
+  EXPECT_TRUE(state->committed().empty());
+}
+
+TEST(ClientStateTest, StateOfAnotherRunIsVoid) {
+  const TempDir directory;
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  ASSERT_TRUE(state->Settle(5, 0).ok());
+  state->BeginRun("other");
+  EXPECT_TRUE(state->committed().empty());
+}
+
+TEST(ClientStateTest, DamageIsNamed) {
+  const TempDir directory;
+  {
+    const auto state = Opened(directory);
+    state->BeginRun("run");
+    ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  }
+  const std::string path = directory.File("tentative.state");
+  const std::string whole = ReadFile(PosixFileSystem(), path, 1000).value();
+  const auto fault = [&](const std::string& content) {
+    std::ofstream(path, std::ios::binary) << content;
+    return ClientState::Open(PosixFileSystem(), directory.path()).status();
+  };
+  const auto expected = [&](const std::string& why) {
+    return DataLoss(path + " is damaged: " + why + "; remove it to start without client state");
+  };
+  EXPECT_EQ(fault(""), expected("it is too short"));
+  EXPECT_EQ(fault("X" + whole.substr(1)), expected("its magic is wrong"));
+  EXPECT_EQ(fault(whole.substr(0, 8) + "\2" + whole.substr(9)),
+            expected("its version is not known"));
+  EXPECT_EQ(fault(whole + "x"), expected("its length does not match"));
+  std::string flipped = whole;
+  flipped[36] ^= 1;
+  EXPECT_EQ(fault(flipped), expected("its checksum is wrong"));
+  EXPECT_TRUE(fault(whole).ok());
+}
+
+TEST(ClientStateTest, AFailedWriteLeavesTheStateBefore) {
+  const TempDir directory;
+  {
+    const auto state = Opened(directory);
+    state->BeginRun("run");
+    ASSERT_TRUE(state->SaveTentative(5, AsBytes("gate")).ok());
+  }
+  FaultFileSystem files(PosixFileSystem());
+  {
+    auto state = ClientState::Open(files, directory.path());
+    ASSERT_TRUE(state.ok());
+    (*state)->BeginRun("run");
+    files.FailFrom(files.operations(), FaultFileSystem::Fault::kShortWrite);
+    EXPECT_EQ((*state)->SaveTentative(6, AsBytes("other")).code(), StatusCode::kResourceExhausted);
+  }
+  const auto state = Opened(directory);
+  state->BeginRun("run");
+  ASSERT_TRUE(state->Settle(5, 0).ok());
+  EXPECT_EQ(Text(state->committed()), "gate");
+}
+
+}  // namespace
+}  // namespace fedmoe
