@@ -168,6 +168,7 @@ TEST(Restart, NoTimePassesForDeadlinesAndEverybodyCountsAsHeard) {
   run.now_ms += 1'000'000;
   EXPECT_EQ(run.Resume(), "");
   EXPECT_EQ(run.state.started_ms, 1'000'000);
+  EXPECT_EQ(run.state.first_started_ms, 1'000'000);
   EXPECT_EQ(run.state.evaluations.at(1).deadline_ms, 1'020'000);
   EXPECT_EQ(run.state.clients["a"].last_heard_ms, 1'010'000);
   EXPECT_EQ(NextTickMs(run.state, run.options), grace_end + 1'000'000);

@@ -162,6 +162,17 @@ TEST(RoundLaws, Law5AnAbortedRoundChangesNothing) {
   }
 }
 
+TEST(RoundLaws, Law5AnAbortedRoundPinsNobodyInTheStaticPlan) {
+  RunOptions options = ThreeClients();
+  options.alignment.strategy = AlignmentStrategy::kStatic;
+  RoundDriver run = Reporting(options);
+  run.Tick(60'000);
+  EXPECT_EQ(run.state.attempt, 2);
+  EXPECT_TRUE(run.state.alignment_memory.pinned.empty());
+  run.CommitRound();
+  EXPECT_EQ(run.state.alignment_memory.pinned.size(), 3u);
+}
+
 TEST(RoundLaws, Law6TheOrderOfUpdatesChangesNeitherModelNorReport) {
   std::vector<ClientId> order = {"a", "b", "c"};
   std::string expected;

@@ -187,6 +187,15 @@ TEST(Liveness, HeartbeatsCountInEighthsOfTheTimeout) {
   EXPECT_EQ(run.state.clients["a"].last_heard_ms, 3'000);
 }
 
+TEST(Liveness, AnUpdateIsASignOfLife) {
+  RoundDriver run(TinyOptions());
+  run.Join("a");
+  run.Join("b");
+  run.now_ms = 2'000;
+  run.Update("a");
+  EXPECT_EQ(run.state.clients["a"].last_heard_ms, 2'000);
+}
+
 TEST(Liveness, AClientBackInTimeGetsItsLostTaskAgain) {
   RoundDriver run(TinyOptions());
   run.Join("a", 1);
@@ -427,6 +436,23 @@ TEST(Commit, TellsTheRoundInItsReport) {
   EXPECT_THAT(run.state.load.assignments, ElementsAre(1, 1, 1, 1));
   EXPECT_EQ(report.cumulative_load_cv, 0.0);
   EXPECT_EQ(run.state.clients["b"].rounds_merged, 1);
+}
+
+TEST(Commit, CountsAttemptsAndRejectionsByRound) {
+  RoundDriver run(TinyOptions());
+  run.Join("a", 2);
+  run.Join("b", 2);
+  run.Update("a", {RejectReason::kNotFinite, "NaN"});
+  run.now_ms = 1'000;
+  run.Update("b", {RejectReason::kNotFinite, "NaN"});
+  EXPECT_EQ(run.state.attempt, 2);
+  run.CommitRound();
+  EXPECT_EQ(run.Last<Report>().report.attempts, 2);
+  EXPECT_EQ(run.Last<Report>().report.rejected.at("not_finite"), 2);
+  EXPECT_EQ(run.Last<Report>().report.started_ms, 0) << "of the first attempt";
+  run.CommitRound();
+  EXPECT_EQ(run.Last<Report>().report.attempts, 1);
+  EXPECT_TRUE(run.Last<Report>().report.rejected.empty());
 }
 
 TEST(Commit, StaleCommitEventsAreIgnored) {
