@@ -1,9 +1,6 @@
 #include "client/blas_check.h"
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <sstream>
 #include <system_error>
 
 #include <dlfcn.h>
@@ -16,21 +13,14 @@ bool Contains(const std::string& text, const char* part) {
   return text.find(part) != std::string::npos;
 }
 
-// The file name of a line of /proc/self/maps, without its folder.
-std::string FileName(const std::string& line) {
-  const std::size_t slash = line.rfind('/');
-  return slash == std::string::npos ? std::string() : line.substr(slash + 1);
-}
-
-// Debian's two OpenBLAS files: libopenblasp (both threaded flavours) and libopenblas (sequential);
-// the folder tells the threaded ones apart.
-BlasFlavour ClassifyOpenBlas(const std::string& line, std::optional<int> parallel) {
+// Debian names both threaded flavours libopenblasp: only the folder tells them apart.
+BlasFlavour ClassifyOpenBlas(const std::string& library, std::optional<int> parallel) {
   if (parallel == 0) return BlasFlavour::kOpenBlasSequential;
   if (parallel == 1) return BlasFlavour::kOpenBlasPthread;
   if (parallel == 2) return BlasFlavour::kOpenBlasOpenMp;
-  if (Contains(line, "openmp")) return BlasFlavour::kOpenBlasOpenMp;
-  if (Contains(line, "serial")) return BlasFlavour::kOpenBlasSequential;
-  if (Contains(line, "pthread")) return BlasFlavour::kOpenBlasPthread;
+  if (Contains(library, "openmp")) return BlasFlavour::kOpenBlasOpenMp;
+  if (Contains(library, "serial")) return BlasFlavour::kOpenBlasSequential;
+  if (Contains(library, "pthread")) return BlasFlavour::kOpenBlasPthread;
   return BlasFlavour::kUnknown;
 }
 
@@ -61,28 +51,28 @@ const char* BlasFlavourName(BlasFlavour flavour) {
   return "unknown";
 }
 
-BlasFlavour ClassifyBlas(const std::string& maps, std::optional<int> openblas_parallel) {
-  bool reference = false;
-  std::istringstream lines(maps);
-  std::string line;
-  while (std::getline(lines, line)) {
-    const std::string file = FileName(line);
-    if (file.starts_with("libopenblas")) return ClassifyOpenBlas(line, openblas_parallel);
-    if (file.starts_with("libmkl_")) return BlasFlavour::kMkl;
-    if (file.starts_with("libblas.so")) reference = true;
-  }
-  // A libblas.so on its own: OpenBLAS's needs libopenblas beside it.
-  return reference ? BlasFlavour::kReference : BlasFlavour::kUnknown;
+BlasFlavour ClassifyBlas(const std::string& library, std::optional<int> openblas_parallel) {
+  // OpenBLAS may stand behind a libblas.so.3 in a folder of its name.
+  if (Contains(library, "openblas")) return ClassifyOpenBlas(library, openblas_parallel);
+  const std::string file = std::filesystem::path(library).filename().string();
+  if (file.starts_with("libmkl_")) return BlasFlavour::kMkl;
+  if (file.starts_with("libblas.so")) return BlasFlavour::kReference;
+  return BlasFlavour::kUnknown;
 }
 
 BlasFlavour DetectBlas() {
-  std::ifstream file("/proc/self/maps");
-  const std::string maps{std::istreambuf_iterator<char>(file), {}};
+  void* const product = dlsym(RTLD_DEFAULT, "sgemm_");
+  Dl_info info{};
+  if (product == nullptr || dladdr(product, &info) == 0 || info.dli_fname == nullptr) {
+    return BlasFlavour::kUnknown;
+  }
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(info.dli_fname, error);
   std::optional<int> parallel;
   if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_get_parallel")) {
     parallel = reinterpret_cast<int (*)()>(symbol)();
   }
-  return ClassifyBlas(maps, parallel);
+  return ClassifyBlas(error ? std::string(info.dli_fname) : real.string(), parallel);
 }
 
 std::string BlasWarning(BlasFlavour flavour, bool openmp_installed) {

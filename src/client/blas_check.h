@@ -21,11 +21,13 @@ const char* BlasFlavourName(BlasFlavour flavour);  // "openblas-openmp", ...
 // The folder of Debian's libopenblas0-openmp, for LD_LIBRARY_PATH.
 extern const char* const kOpenMpBlasFolder;
 
-// From the libraries mapped into this process.
+// By the library that this process's sgemm_ comes from. Other libraries may bring an OpenBLAS along
+// that libtorch does not use (Debian's LAPACK does), so that being loaded says nothing.
 BlasFlavour DetectBlas();
-// The rule: `maps` is the text of /proc/self/maps, `openblas_parallel` the value of
-// openblas_get_parallel() where a library exports it (0 sequential, 1 pthread, 2 OpenMP).
-BlasFlavour ClassifyBlas(const std::string& maps, std::optional<int> openblas_parallel);
+// The rule: `library` is the real path of that library, empty if there is none, `openblas_parallel`
+// the value of openblas_get_parallel() where a library exports it (0 sequential, 1 pthread, 2
+// OpenMP).
+BlasFlavour ClassifyBlas(const std::string& library, std::optional<int> openblas_parallel);
 
 // What is wrong and the exact remedy, or empty where the flavour is fine or not known.
 // `openmp_installed`: whether kOpenMpBlasFolder has a libblas.so.3.
