@@ -30,7 +30,7 @@ void CoordinatorCore::Execute(Action action) {
 }
 
 void CoordinatorCore::On(AdmitClient& action) {
-  const ClientState& client = state_.clients.at(action.client);
+  const ClientRecord& client = state_.clients.at(action.client);
   {
     std::lock_guard lock(mutex_);
     sessions_[action.client] = action.session;

@@ -43,7 +43,7 @@ void SetValues(Metric& accuracy, Metric& loss, const Sums& sums) {
   loss.value = sums.loss / sums.examples;
 }
 
-TaskAssignment EvaluationTask(RoundState& state, const ClientState& client,
+TaskAssignment EvaluationTask(RoundState& state, const ClientRecord& client,
                               std::vector<ExpertIndex> experts, const RunOptions& options,
                               const std::vector<ShardReference>& shards) {
   TaskAssignment task;

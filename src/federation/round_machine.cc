@@ -12,7 +12,7 @@ namespace {
 // them need to be journaled and a replay is exact all the same.
 constexpr Milliseconds kHeartbeatSteps = 8;
 
-ClientState* FindSession(RoundState& state, const ClientId& client, std::uint64_t session) {
+ClientRecord* FindSession(RoundState& state, const ClientId& client, std::uint64_t session) {
   const auto found = state.clients.find(client);
   if (found == state.clients.end()) return nullptr;
   if (!found->second.connected || found->second.session != session) return nullptr;
@@ -20,7 +20,7 @@ ClientState* FindSession(RoundState& state, const ClientId& client, std::uint64_
 }
 
 void OnHeartbeat(Stepping& step, const Heartbeat& event) {
-  ClientState* client = FindSession(step.state, event.client, event.session);
+  ClientRecord* client = FindSession(step.state, event.client, event.session);
   if (client == nullptr) return;
   const Milliseconds grain_ms =
       std::max<Milliseconds>(1, step.options.participation.heartbeat_timeout_ms / kHeartbeatSteps);
@@ -30,7 +30,7 @@ void OnHeartbeat(Stepping& step, const Heartbeat& event) {
 }
 
 void OnLeft(Stepping& step, const ClientLeft& event) {
-  ClientState* client = FindSession(step.state, event.client, event.session);
+  ClientRecord* client = FindSession(step.state, event.client, event.session);
   if (client == nullptr) return;
   client->connected = false;
   LoseTasks(step.state, {event.client});

@@ -233,7 +233,7 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
       ++assignments[e];
       tokens[e] += feedback.tokens[e];
     }
-    ClientState& client = state.clients.at(task.assignment.client);
+    ClientRecord& client = state.clients.at(task.assignment.client);
     client.experts = task.assignment.experts;
     client.last_committed_task = id;
     ++client.rounds_merged;
@@ -306,7 +306,7 @@ void OnUpdate(Stepping& step, const UpdateReceived& event) {
     return Refuse(step, event, closed.reason, std::move(closed.detail));
   }
   step.changed = true;
-  ClientState& client = state.clients.at(header.client);
+  ClientRecord& client = state.clients.at(header.client);
   if (client.connected) client.last_heard_ms = state.now_ms;
   Verdict content = CheckContent(event, task, step.options.spec);
   if (!content.accepted()) {

@@ -193,8 +193,8 @@ void OnJoined(Stepping& step, const ClientJoined& event) {
     step.Cancel(LoseTasks(state, {event.client}), CancelReason::kSuperseded);
     ExpireTasksOf(state, event.client);
   }
-  if (!same) state.clients[event.client] = ClientState{};
-  ClientState& client = state.clients[event.client];
+  if (!same) state.clients[event.client] = ClientRecord{};
+  ClientRecord& client = state.clients[event.client];
   client.client = event.client;
   client.role = event.role;
   client.instance = event.instance;

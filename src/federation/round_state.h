@@ -30,7 +30,7 @@ const char* PhaseName(Phase phase);
 enum class RunStatus { kRunning, kCompleted, kStopped, kFailed };
 const char* RunStatusName(RunStatus status);  // "running", "completed", "stopped", "failed"
 
-struct ClientState {
+struct ClientRecord {
   ClientId client;
   ClientRole role = ClientRole::kTrainer;
   std::string instance;  // the client's persisted instance key
@@ -77,7 +77,7 @@ struct RoundState {
   Milliseconds now_ms = 0;      // of the last event
   bool stop_requested = false;  // finish the round in hand, then stop
 
-  std::map<ClientId, ClientState> clients;
+  std::map<ClientId, ClientRecord> clients;
   std::uint64_t next_session = 1;
   TaskId next_task = 1;
 

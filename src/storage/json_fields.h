@@ -68,7 +68,7 @@ FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, secon
                    global_loss, personalised_accuracy, personalised_loss, bytes_down, bytes_up,
                    model_digest)
 
-FEDMOE_JSON_FIELDS(ClientState, client, role, instance, session, connected, last_heard_ms, profile,
+FEDMOE_JSON_FIELDS(ClientRecord, client, role, instance, session, connected, last_heard_ms, profile,
                    capacity, experts, last_committed_task, rounds_merged)
 FEDMOE_JSON_FIELDS(TaskState, assignment, status, reject, feedback)
 FEDMOE_JSON_FIELDS(EvaluationResult, task, correct, loss, examples)

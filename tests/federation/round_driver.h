@@ -130,7 +130,7 @@ class RoundDriver {
   // Time passes with every connected client but those named giving signs of life.
   std::string Tick(Milliseconds by_ms, const std::vector<ClientId>& silent = {}) {
     now_ms += by_ms;
-    for (const auto& [id, client] : std::map<ClientId, ClientState>(state.clients)) {
+    for (const auto& [id, client] : std::map<ClientId, ClientRecord>(state.clients)) {
       if (std::find(silent.begin(), silent.end(), id) == silent.end()) Beat(id);
     }
     return Apply(fedmoe::Tick{.at_ms = now_ms});

@@ -188,7 +188,7 @@ inline std::string Dump(const RoundReport& report) {
   return text + Dump(report.plan);
 }
 
-inline std::string Dump(const ClientState& client) {
+inline std::string Dump(const ClientRecord& client) {
   return client.client + " role=" + std::to_string(static_cast<int>(client.role)) + " " +
          client.instance + " session=" + std::to_string(client.session) +
          " connected=" + std::to_string(client.connected) +
