@@ -128,11 +128,17 @@ void ClientState::BeginRun(const std::string& run_id) {
 }
 
 Status ClientState::Promote(TaskId last_committed) {
-  if (!tentative_ || tentative_->task != last_committed) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(
-      files_.Rename(JoinPath(directory_, kTentative), JoinPath(directory_, kCommitted)));
-  committed_ = std::exchange(tentative_, std::nullopt);
-  return files_.SyncDirectory(directory_);
+  if (tentative_ && tentative_->task == last_committed) {
+    FEDMOE_RETURN_IF_ERROR(
+        files_.Rename(JoinPath(directory_, kTentative), JoinPath(directory_, kCommitted)));
+    committed_ = std::exchange(tentative_, std::nullopt);
+    return files_.SyncDirectory(directory_);
+  }
+  if (committed_ && committed_->task > last_committed) {
+    FEDMOE_RETURN_IF_ERROR(Remove(kCommitted));
+    committed_.reset();
+  }
+  return Status::Ok();
 }
 
 Status ClientState::Settle(TaskId last_committed, TaskId keep) {
@@ -140,10 +146,6 @@ Status ClientState::Settle(TaskId last_committed, TaskId keep) {
   if (tentative_ && tentative_->task != keep) {
     FEDMOE_RETURN_IF_ERROR(Remove(kTentative));
     tentative_.reset();
-  }
-  if (committed_ && committed_->task > last_committed) {
-    FEDMOE_RETURN_IF_ERROR(Remove(kCommitted));
-    committed_.reset();
   }
   return Status::Ok();
 }

@@ -35,12 +35,12 @@ class ClientState {
 
   // State of another run is void from here on.
   void BeginRun(const std::string& run_id);
-  // Before a training task: promotes the tentative state if its task is `last_committed`, discards
-  // it otherwise, unless it is of task `keep`, whose saved update is about to be sent again.
-  // Committed state later than `last_committed` is void.
-  Status Settle(TaskId last_committed, TaskId keep);
-  // Before an evaluation: promotes only; the round of the last training task may still be open.
+  // Before an evaluation: promotes the tentative state if its task is `last_committed`. Committed
+  // state later than that is void. Other tentative state stays: its round may still be open.
   Status Promote(TaskId last_committed);
+  // Before a training task: the same, and tentative state that was not promoted is discarded,
+  // unless it is of task `keep`, whose saved update is about to be sent again.
+  Status Settle(TaskId last_committed, TaskId keep);
   // Empty: none yet.
   std::span<const std::byte> committed() const;
   // After training `task`. Empty bytes are no state, and leave none.

@@ -1,0 +1,336 @@
+// Transport, server and the real core over loopback.
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include "client/client_loop.h"
+#include "client/grpc_transport.h"
+#include "common/version.h"
+#include "coordinator/grpc_server.h"
+#include "fedmoe/v1/coordinator.grpc.pb.h"
+#include "storage/update_format.h"
+#include "tests/support/temp_dir.h"
+#include "wire/to_proto.h"
+
+namespace fedmoe {
+namespace {
+
+using ::testing::StartsWith;
+
+constexpr std::int64_t kTrunkElements = 600'000;  // three chunks
+
+ModelSpec Spec() {
+  ModelSpec spec;
+  spec.preset = "loopback";
+  spec.experts = 2;
+  spec.top_k = 1;
+  spec.trunk_flops = 1.0;
+  spec.expert_flops = 1.0;
+  spec.blocks.push_back({.name = "trunk",
+                         .shape = {kTrunkElements},
+                         .initializer = Initializer::kUniform,
+                         .scale = 1.0,
+                         .init_key = "trunk"});
+  for (int e = 0; e < 2; ++e) {
+    spec.blocks.push_back({.name = "experts." + std::to_string(e),
+                           .shape = {3},
+                           .owner = BlockOwner::kExpert,
+                           .expert = e,
+                           .merge = MergeRule::kByTokens,
+                           .initializer = Initializer::kUniform,
+                           .scale = 1.0,
+                           .init_key = "experts." + std::to_string(e)});
+  }
+  return spec;
+}
+
+// A delta of ones for all that the task holds.
+TrainResult ResultOf(const TaskAssignment& task) {
+  TrainResult result;
+  result.feedback = {.examples = 8,
+                     .steps = 1,
+                     .train_loss = 1.0,
+                     .tokens = {0, 0},
+                     .expert_loss = {0, 0},
+                     .expert_accuracy = {0, 0},
+                     .affinity = {0.5, 0.5}};
+  for (const ExpertIndex expert : task.experts) {
+    result.feedback.tokens[static_cast<std::size_t>(expert)] = 8;
+  }
+  for (const ShardReference& shard : task.shards) {
+    result.blocks.push_back({shard.shard, std::vector<float>(shard.bytes / 4, 1.0F)});
+  }
+  return result;
+}
+
+class OnesTrainer final : public Trainer {
+ public:
+  Status Prepare(const ModelSpec&, std::uint64_t) override { return Status::Ok(); }
+  Result<TrainResult> Train(const TaskAssignment& task, const ShardValues&,
+                            std::span<const std::byte>, const TrainContext&) override {
+    return ResultOf(task);
+  }
+  Result<EvaluationResult> Evaluate(const TaskAssignment&, const ShardValues&,
+                                    std::span<const std::byte>, const TrainContext&) override {
+    return EvaluationResult{.task = 0, .correct = 1, .loss = 1, .examples = 2};
+  }
+  std::int64_t examples() const override { return 8; }
+};
+
+class LoopbackTest : public ::testing::Test {
+ protected:
+  LoopbackTest() {
+    CoreOptions options;
+    options.run.spec = Spec();
+    options.run.rounds = 2;
+    options.run.evaluation.mode = EvaluationMode::kNone;
+    run_directory_ = RunDirectory::Open(PosixFileSystem(), directory_.File("run")).value();
+    core_ = CoordinatorCore::Start(options, PosixFileSystem(), *run_directory_, clock_, nullptr)
+                .value();
+    server_ = GrpcServer::Start(*core_, "127.0.0.1:0").value();
+    transport_ = MakeGrpcTransport(server_->address());
+  }
+
+  Result<RegisterReply> Register(const std::string& instance = "key") {
+    return transport_->Register({.client = "alice",
+                                 .instance = instance,
+                                 .protocol_min = kProtocolMin,
+                                 .protocol_max = kProtocolMax,
+                                 .profile = {.examples = 8}});
+  }
+  SessionId Session() {
+    const auto reply = Register();
+    EXPECT_TRUE(reply.ok()) << reply.status().ToString();
+    return {"alice", reply->session};
+  }
+  TaskAssignment FirstTask(const SessionId& session) {
+    const auto reply = transport_->NextTask(session);
+    EXPECT_TRUE(reply.ok()) << reply.status().ToString();
+    EXPECT_EQ(reply->kind, NextTaskReply::Kind::kTask);
+    return reply->task;
+  }
+  std::unique_ptr<v1::Coordinator::Stub> Stub() {
+    return v1::Coordinator::NewStub(
+        grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  }
+
+  TempDir directory_;
+  SteadyClock clock_;
+  std::unique_ptr<RunDirectory> run_directory_;
+  std::unique_ptr<CoordinatorCore> core_;
+  std::unique_ptr<GrpcServer> server_;
+  std::unique_ptr<Transport> transport_;
+};
+
+TEST_F(LoopbackTest, AClientTrainsARunToItsEnd) {
+  auto state = ClientState::Open(PosixFileSystem(), directory_.File("client")).value();
+  OnesTrainer trainer;
+  ClientLoop loop(
+      *transport_, trainer, *state, clock_,
+      {.name = "alice",
+       .coordinator = server_->address(),
+       .build_spec = [](const std::string&, const auto&) -> Result<ModelSpec> { return Spec(); }});
+  const ClientOutcome outcome = loop.Run();
+  EXPECT_EQ(outcome.end, ClientEnd::kRunOver) << outcome.detail;
+  const RunSummary summary = core_->Wait();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.rounds, 2);
+  EXPECT_GT(summary.bytes_up, 2U * 4 * kTrunkElements);
+}
+
+TEST_F(LoopbackTest, ShardsArriveWholeAndInOrder) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  std::map<int, std::vector<std::byte>> shards;
+  const Status status = transport_->FetchShards(
+      session, task.shards,
+      [&](const ShardReference& shard, std::uint64_t offset, std::span<const std::byte> bytes) {
+        std::vector<std::byte>& all = shards[shard.shard];
+        EXPECT_EQ(offset, all.size());
+        all.insert(all.end(), bytes.begin(), bytes.end());
+        return Status::Ok();
+      });
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(shards.size(), task.shards.size());
+  for (const ShardReference& shard : task.shards) {
+    EXPECT_EQ(Sha256Of(shards[shard.shard]), shard.digest);
+  }
+}
+
+TEST_F(LoopbackTest, ASinkMayStopTheTransfer) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  EXPECT_EQ(transport_->FetchShards(session, task.shards,
+                                    [](const ShardReference&, std::uint64_t,
+                                       std::span<const std::byte>) { return Internal("enough"); }),
+            Internal("enough"));
+}
+
+TEST_F(LoopbackTest, AShardThatNoVersionHasIsNotFound) {
+  const SessionId session = Session();
+  const Status status =
+      transport_->FetchShards(session, {{0, std::string(64, 'a'), 16}},
+                              [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
+                                return Status::Ok();
+                              });
+  EXPECT_EQ(status.code(), StatusCode::kNotFound) << status.ToString();
+}
+
+TEST_F(LoopbackTest, AnUpdateIsJudgedOnce) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const TrainResult result = ResultOf(task);
+  std::vector<OutgoingBlock> blocks;
+  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
+  UpdateHeader header{.task = task.task,
+                      .client = "alice",
+                      .round = task.round,
+                      .total_bytes = EncodedUpdateBytes(blocks),
+                      .feedback = result.feedback};
+  const Transport::UpdateSource encode =
+      [&](const std::function<Status(std::span<const std::byte>)>& sink) {
+        return EncodeUpdate(task.task, blocks, sink);
+      };
+  const auto verdict = transport_->SubmitUpdate(session, header, encode);
+  ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
+  EXPECT_TRUE(verdict->accepted()) << verdict->detail;
+
+  header.task = 999;
+  const auto unknown = transport_->SubmitUpdate(session, header, encode);
+  ASSERT_TRUE(unknown.ok()) << unknown.status().ToString();
+  EXPECT_EQ(unknown->reason, RejectReason::kUnknownTask) << unknown->detail;
+}
+
+TEST_F(LoopbackTest, AnUpdateOverItsSizeIsRejectedBeforeItIsRead) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const UpdateHeader header{.task = task.task,
+                            .client = "alice",
+                            .round = task.round,
+                            .total_bytes = std::uint64_t{1} << 40,
+                            .feedback = ResultOf(task).feedback};
+  const auto verdict = transport_->SubmitUpdate(
+      session, header, [](const std::function<Status(std::span<const std::byte>)>& sink) {
+        const std::vector<std::byte> piece(1 << 20);
+        while (true) FEDMOE_RETURN_IF_ERROR(sink(piece));
+        return Status::Ok();
+      });
+  ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
+  EXPECT_EQ(verdict->reason, RejectReason::kOverSize) << verdict->detail;
+}
+
+// Sends a header for `total_bytes` and then `chunks`; how the stream ended.
+grpc::Status SendRaw(v1::Coordinator::Stub& stub, const v1::UpdateHeader& header,
+                     const std::vector<v1::UpdateChunk>& chunks) {
+  grpc::ClientContext context;
+  v1::SubmitUpdateReply reply;
+  const auto writer = stub.SubmitUpdate(&context, &reply);
+  v1::UpdateChunk first;
+  *first.mutable_header() = header;
+  bool open = writer->Write(first);
+  for (const v1::UpdateChunk& chunk : chunks) open = open && writer->Write(chunk);
+  writer->WritesDone();
+  return writer->Finish();
+}
+
+TEST_F(LoopbackTest, BrokenStreamsAreRefusedAndTheTaskStaysOpen) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const auto stub = Stub();
+  const v1::UpdateHeader header =
+      ToProto(session, UpdateHeader{.task = task.task,
+                                    .client = "alice",
+                                    .round = 1,
+                                    .total_bytes = 8,
+                                    .feedback = ResultOf(task).feedback});
+  v1::UpdateChunk chunk;
+  chunk.mutable_data()->set_data("12345678");
+  chunk.mutable_data()->set_crc32c(1);
+  grpc::Status status = SendRaw(*stub, header, {chunk});
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS);
+  EXPECT_THAT(status.error_message(), StartsWith("update chunk at byte 0 is damaged"));
+
+  chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view("12345678"))));
+  EXPECT_EQ(SendRaw(*stub, header, {}).error_message(), "the update ended after 0 of its 8 bytes");
+  EXPECT_EQ(SendRaw(*stub, header, {chunk, chunk}).error_message(),
+            "the update has more than its total_bytes of 8");
+  v1::UpdateChunk second;
+  *second.mutable_header() = header;
+  EXPECT_EQ(SendRaw(*stub, header, {second}).error_message(),
+            "only the first message may be a header");
+
+  const auto beat = transport_->Beat(session, task.task, 0.5);
+  ASSERT_TRUE(beat.ok());
+  EXPECT_FALSE(beat->cancel);
+}
+
+TEST_F(LoopbackTest, AMessageWithAFieldOutOfRangeIsRefusedByName) {
+  EXPECT_EQ(transport_->Beat({"alice", 1}, 1, 2.0).status(),
+            InvalidArgument("progress must be 0 to 1 (got 2)"));
+  EXPECT_EQ(transport_->Leave({"a b", 1}),
+            InvalidArgument("session.client must be 1 to 64 characters of [A-Za-z0-9._-]"));
+}
+
+TEST_F(LoopbackTest, AnOldSessionIsAbortedAndAnotherInstanceIsTurnedAway) {
+  const SessionId old_session = Session();
+  const SessionId session = Session();
+  EXPECT_NE(old_session.session, session.session);
+  EXPECT_EQ(transport_->Beat(old_session, 1, 0.0).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(transport_->NextTask(old_session).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(Register("another key").status().code(), StatusCode::kAlreadyExists);
+}
+
+TEST_F(LoopbackTest, AParkedPollEndsWhenTheClientStops) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  std::thread stopper([&] { transport_->CancelWork(); });
+  EXPECT_EQ(transport_->NextTask(session).status().code(), StatusCode::kCancelled);
+  stopper.join();
+  // What gives back still passes.
+  EXPECT_TRUE(transport_->ReturnTask(session, task.task, "stopping").ok());
+  EXPECT_TRUE(transport_->Leave(session).ok());
+  transport_->CancelAll();
+  EXPECT_EQ(transport_->Leave(session).code(), StatusCode::kCancelled);
+}
+
+TEST_F(LoopbackTest, AParkedPollEndsWhenTheServerDoes) {
+  const SessionId session = Session();
+  FirstTask(session);
+  std::thread stopper([&] { server_->Shutdown(0); });
+  const StatusCode code = transport_->NextTask(session).status().code();
+  EXPECT_TRUE(code == StatusCode::kCancelled || code == StatusCode::kUnavailable);
+  stopper.join();
+}
+
+TEST_F(LoopbackTest, APortThatIsTakenIsNamed) {
+  EXPECT_EQ(
+      GrpcServer::Start(*core_, server_->address()).status(),
+      FailedPrecondition("cannot listen on " + server_->address() + ": address already in use"));
+}
+
+TEST_F(LoopbackTest, AnAddressWithoutAPortIsRefused) {
+  EXPECT_EQ(GrpcServer::Start(*core_, "localhost").status(),
+            InvalidArgument("cannot listen on localhost: it must be HOST:PORT"));
+}
+
+TEST_F(LoopbackTest, ACoordinatorThatIsNotThereIsUnavailable) {
+  server_.reset();
+  EXPECT_EQ(Register().status().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(LoopbackTest, OperatorsSeeTheStatusAndStopTheRun) {
+  const auto admin = v1::Admin::NewStub(
+      grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext status_context, stop_context;
+  v1::StatusReply status;
+  ASSERT_TRUE(admin->Status(&status_context, {}, &status).ok());
+  EXPECT_THAT(status.json(), StartsWith("{"));
+  v1::Empty empty;
+  ASSERT_TRUE(admin->Stop(&stop_context, {}, &empty).ok());
+  EXPECT_EQ(core_->Wait().status, "stopped");
+}
+
+}  // namespace
+}  // namespace fedmoe
