@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "apps/exit_codes.h"
-#include "client/grpc_transport.h"
+#include "client/grpc_admin.h"
 #include "common/version.h"
 
 namespace fedmoe {

@@ -118,8 +118,8 @@ int Run(const ClientConfig& config) {
         return BuildModelSpec(model);
       }};
   SteadyClock clock;
-  GrpcTransport transport(config.coordinator);
-  ClientLoop loop(transport, **trainer, **state, clock, std::move(options));
+  const std::unique_ptr<Transport> transport = MakeGrpcTransport(config.coordinator);
+  ClientLoop loop(*transport, **trainer, **state, clock, std::move(options));
   {
     std::lock_guard lock(mutex);
     running = &loop;

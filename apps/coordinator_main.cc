@@ -29,6 +29,7 @@ struct Arguments {
 };
 
 constexpr std::uint64_t kMaxConfigBytes = 1 << 20;
+constexpr Milliseconds kShutdownGraceMs = 1'000;
 
 int Fail(const Status& status, int code) {
   fmt::print(stderr, "fedmoe-coordinator: {}\n", status.message());
@@ -148,7 +149,7 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
     std::lock_guard lock(mutex);
     running = nullptr;
   }
-  (*server)->Shutdown();
+  (*server)->Shutdown(kShutdownGraceMs);
   if (config.live_table) fmt::print("{}", SummaryText(summary, watcher.last(), path));
   return ExitCodeOf(summary);
 }
