@@ -1,6 +1,7 @@
 #include "coordinator/core.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <spdlog/spdlog.h>
@@ -29,7 +30,8 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
 CoordinatorCore::~CoordinatorCore() {
   queue_.Close();
   if (thread_.joinable()) thread_.join();
-  pool_.reset();
+  // Before it is destroyed: its last jobs may still hand it new ones.
+  if (pool_ != nullptr) pool_->Shutdown();
 }
 
 // ---- Calls from transports.
@@ -83,6 +85,14 @@ Result<std::uint32_t> CoordinatorCore::CheckRegistration(const RegisterRequest& 
     return InvalidArgument("instance key must be 1 to 64 characters (got " +
                            std::to_string(request.instance.size()) + ")");
   }
+  const CapacityProfile& profile = request.profile;
+  for (const double rate :
+       {profile.compute_flops_per_s, profile.down_bytes_per_s, profile.up_bytes_per_s}) {
+    if (!std::isfinite(rate) || rate < 0.0) {
+      return InvalidArgument("the capacity profile of client '" + request.client +
+                             "' has a rate that is no finite number of at least 0");
+    }
+  }
   const std::uint32_t low = std::max(request.protocol_min, kProtocolMin);
   const std::uint32_t high = std::min(request.protocol_max, kProtocolMax);
   if (low > high) {
@@ -111,7 +121,7 @@ void CoordinatorCore::NextTask(SessionId session, Callback<NextTaskReply> done) 
     polls_[session.client] = {.session = session.session,
                               .until_ms = Now() + options_.poll_hold_ms,
                               .done = std::move(reply)};
-    Defer([this, client = session.client] { DeliverTasks(client); });
+    DeferDelivery(session.client);
   });
 }
 
@@ -140,6 +150,8 @@ void CoordinatorCore::Beat(SessionId session, TaskId task, double, Callback<Hear
 
 void CoordinatorCore::BeginUpdate(SessionId session, UpdateHeader header,
                                   Callback<UploadStart> done) {
+  // The session says who speaks, whatever the header claims.
+  header.client = session.client;
   Submit<UploadStart>(
       std::move(done), [this, session, header = std::move(header)](Callback<UploadStart> reply) {
         if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
@@ -163,8 +175,18 @@ void CoordinatorCore::BeginUpdate(SessionId session, UpdateHeader header,
           if (!verdict.ok()) return reply(verdict.status());
           reply(UploadStart{.verdict = *verdict, .upload = nullptr});
         });
-        Handle(UpdateReceived{.at_ms = Now(), .header = header, .content = content});
+        HandleUpdate(header, content);
       });
+}
+
+void CoordinatorCore::HandleUpdate(UpdateHeader header, const Verdict& content) {
+  // Feedback counts only of an update that is accepted anew, and only then it was checked; others
+  // must not bring numbers into the journal that it cannot hold.
+  const auto task = state_.tasks.find(header.task);
+  const bool open = task != state_.tasks.end() && (task->second.status == TaskStatus::kOpen ||
+                                                   task->second.status == TaskStatus::kLost);
+  if (!open || !content.accepted()) header.feedback = TrainingFeedback{};
+  Handle(UpdateReceived{.at_ms = Now(), .header = std::move(header), .content = content});
 }
 
 void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader& header,
@@ -180,15 +202,19 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
 
 void CoordinatorCore::SubmitEvaluation(SessionId session, EvaluationResult result,
                                        Callback<bool> done) {
-  Submit<bool>(std::move(done), [this, session, result](Callback<bool> reply) {
+  Submit<bool>(std::move(done), [this, session, result](Callback<bool> reply) mutable {
     if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
+    // The journal holds finite numbers only; a result without examples is a bad one.
+    const bool finite = std::isfinite(result.correct) && std::isfinite(result.loss) &&
+                        std::isfinite(result.examples);
+    if (!finite) result = EvaluationResult{.task = result.task};
     Handle(EvaluationReceived{.at_ms = Now(),
                               .task = result.task,
                               .client = session.client,
                               .correct = result.correct,
                               .loss = result.loss,
                               .examples = result.examples});
-    Defer([reply] { reply(true); });
+    DeferReply<bool>(reply, true);
   });
 }
 
@@ -198,7 +224,7 @@ void CoordinatorCore::ReturnTask(SessionId session, TaskId task, std::string why
     if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
     spdlog::warn("client {} returns task {}: {}", session.client, task, why);
     Handle(TaskReturned{.at_ms = Now(), .task = task, .client = session.client, .why = why});
-    Defer([reply] { reply(true); });
+    DeferReply<bool>(reply, true);
   });
 }
 
@@ -208,19 +234,21 @@ void CoordinatorCore::Leave(SessionId session, Callback<bool> done) {
     spdlog::info("client {} leaves", session.client);
     told_.insert(session.client);
     Handle(ClientLeft{.at_ms = Now(), .client = session.client, .session = session.session});
-    Defer([reply] { reply(true); });
+    DeferReply<bool>(reply, true);
   });
 }
 
 void CoordinatorCore::ReadShard(SessionId session, Digest digest, std::uint64_t offset,
                                 std::uint64_t length, Callback<std::string> done) {
+  bool current = false;
   {
     std::lock_guard lock(mutex_);
     const auto known = sessions_.find(session.client);
-    if (known == sessions_.end() || known->second != session.session) {
-      return done(
-          Aborted("session of client '" + session.client + "' is not current; register again"));
-    }
+    current = known != sessions_.end() && known->second == session.session;
+  }
+  if (!current) {
+    return done(
+        Aborted("session of client '" + session.client + "' is not current; register again"));
   }
   if (length > kMaxReadBytes)
     return done(InvalidArgument("at most 1 MiB of a shard is read at once"));
@@ -248,6 +276,11 @@ void CoordinatorCore::Touch(const SessionId& session) {
     last = now;
   }
   Post([this, session] { (void)CheckSession(session); });
+}
+
+void CoordinatorCore::Status(Callback<std::string> done) {
+  Submit<std::string>(std::move(done),
+                      [this](Callback<std::string> reply) { reply(StatusJson()); });
 }
 
 void CoordinatorCore::RequestStop(bool drain) {
@@ -297,7 +330,8 @@ void CoordinatorCore::Loop() {
   }
   // Whoever still waits is told; commands see the closed queue and do nothing else.
   for (CommandQueue::Command& command : queue_.PopAll(0)) command();
-  for (auto& reply : std::exchange(deferred_, {})) reply();
+  for (auto& reply : std::exchange(deferred_, {}))
+    reply(Cancelled("the coordinator is going down"));
   for (auto& [client, poll] : std::exchange(polls_, {}))
     poll.done(Cancelled("the coordinator is going down"));
   for (auto& [task, waiting] : std::exchange(verdicts_, {})) {
@@ -321,8 +355,9 @@ void CoordinatorCore::EndHeldPolls() {
 void CoordinatorCore::Handle(const Event& event) {
   StepResult result = Step(std::move(state_), event, options_.run);
   state_ = std::move(result.state);
-  const bool tick = std::holds_alternative<Tick>(event);
-  if (!tick || result.changed) {
+  const bool quiet =
+      std::holds_alternative<Tick>(event) || std::holds_alternative<Heartbeat>(event);
+  if (!quiet || result.changed) {
     journal_->Append(event);
     if (++unwritten_events_ >= kMaxUnwrittenEvents) journal_dirty_ = true;
   }
@@ -333,7 +368,12 @@ void CoordinatorCore::Handle(const Event& event) {
 
 void CoordinatorCore::Flush() {
   if (fatal_.ok() && (snapshot_due_ || journal_dirty_)) {
-    const fedmoe::Status written = snapshot_due_ ? journal_->Snapshot(state_) : journal_->Commit();
+    fedmoe::Status written = journal_->Commit();
+    if (written.ok()) {
+      // After the events that they tell of, and before a snapshot that forgets these.
+      for (RoundReport& report : std::exchange(reports_, {})) WriteReport(report);
+      if (snapshot_due_) written = journal_->Snapshot(state_);
+    }
     if (!written.ok()) {
       OnFatal(written.WithContext("journal"));
     } else {
@@ -344,12 +384,13 @@ void CoordinatorCore::Flush() {
   }
   if (!fatal_.ok()) {
     // Nothing may be acknowledged that is not durable.
-    deferred_.clear();
+    for (auto& reply : std::exchange(deferred_, {}))
+      reply(Unavailable("the coordinator has failed: " + fatal_.message()));
     return;
   }
   // A reply may defer another.
   while (!deferred_.empty()) {
-    for (auto& reply : std::exchange(deferred_, {})) reply();
+    for (auto& reply : std::exchange(deferred_, {})) reply(fedmoe::Status::Ok());
   }
 }
 
@@ -407,6 +448,12 @@ const TaskState* CoordinatorCore::FindTask(TaskId task) const {
       return &found->second;
   }
   return nullptr;
+}
+
+void CoordinatorCore::DeferDelivery(const ClientId& client) {
+  Defer([this, client](const fedmoe::Status& status) {
+    if (status.ok()) DeliverTasks(client);
+  });
 }
 
 void CoordinatorCore::DeliverTasks(const ClientId& client) {

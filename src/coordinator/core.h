@@ -72,6 +72,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
 
  private:
   void FinishOnWorker(const VerdictDone& done);
+  void KeepIfFirst(const Verdict& content, const VerdictDone& done);
   Result<Verdict> Check();
 
   CoordinatorCore& core_;
@@ -90,7 +91,7 @@ struct UploadStart {
 
 // Thread-safe. Callbacks run on the round thread or the pool and must not block; they are called
 // exactly once, also at shutdown (CANCELLED). Calls never block; a full queue answers
-// RESOURCE_EXHAUSTED at once.
+// RESOURCE_EXHAUSTED at once. No call may begin once the destructor has.
 class CoordinatorCore {
  public:
   template <typename T>
@@ -141,7 +142,6 @@ class CoordinatorCore {
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
-  void Reopen();
   fedmoe::Status ReadHistory();
   Result<std::uint32_t> CheckRegistration(const RegisterRequest& request) const;
   void OpenUpload(const TaskAssignment& task, const UpdateHeader& header, const SessionId& session,
@@ -161,7 +161,21 @@ class CoordinatorCore {
   void Conclude(RunStatus status, const std::string& detail);
   void AnswerVerdicts(TaskId task, const Verdict& verdict);
   std::string StatusJson() const;
-  void Defer(std::function<void()> reply) { deferred_.push_back(std::move(reply)); }
+  // `reply` is called once: with OK when all that was handled so far is durable, else with why not.
+  void Defer(std::function<void(const fedmoe::Status&)> reply) {
+    deferred_.push_back(std::move(reply));
+  }
+  template <typename T>
+  void DeferReply(Callback<T> done, T value) {
+    Defer([done = std::move(done), value = std::move(value)](const fedmoe::Status& status) {
+      done(status.ok() ? Result<T>(value) : Result<T>(status));
+    });
+  }
+  void DeferDelivery(const ClientId& client);
+  void HandleUpdate(UpdateHeader header, const Verdict& content);
+  void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
+                 const Upload::VerdictDone& done);
+  void WriteReport(RoundReport& report);
   fedmoe::Status CheckSession(const SessionId& session);
   const TaskState* FindTask(TaskId task) const;
   void DeliverTasks(const ClientId& client);
@@ -214,7 +228,9 @@ class CoordinatorCore {
   int unwritten_events_ = 0;
   bool journal_dirty_ = false;
   bool snapshot_due_ = false;
-  std::vector<std::function<void()>> deferred_;
+  std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
+  std::vector<RoundReport> reports_;  // not yet in the run directory
+  std::set<TaskId> keeping_;          // whose update is being made durable
   std::map<ClientId, ParkedPoll> polls_;
   std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
   std::map<TaskId, CancelReason> cancelled_;

@@ -56,16 +56,15 @@ void CoordinatorCore::On(AdmitClient& action) {
                       .heartbeat_interval_ms = options_.heartbeat_interval_ms,
                       .capacity = action.capacity};
   if (const auto waiting = registering_.find(action.client); waiting != registering_.end()) {
-    Defer([done = waiting->second, reply = std::move(reply)] { done(reply); });
+    DeferReply<RegisterReply>(waiting->second, std::move(reply));
   }
 }
 
 void CoordinatorCore::On(TurnAwayClient& action) {
   spdlog::warn("client {} is turned away: {}", action.client, action.message);
   if (const auto waiting = registering_.find(action.client); waiting != registering_.end()) {
-    Defer([done = waiting->second, status = fedmoe::Status(action.code, action.message)] {
-      done(status);
-    });
+    Defer([done = waiting->second, status = fedmoe::Status(action.code, action.message)](
+              const fedmoe::Status&) { done(status); });
   }
 }
 
@@ -79,7 +78,7 @@ void CoordinatorCore::On(Dispatch& action) {
     std::erase_if(waiting,
                   [&task](const TaskAssignment& other) { return other.task == task.task; });
     waiting.push_back(std::move(task));
-    Defer([this, client] { DeliverTasks(client); });
+    DeferDelivery(client);
   }
   if (training && observer_ != nullptr) observer_->OnDispatch(state_);
 }
@@ -100,7 +99,7 @@ void CoordinatorCore::AnswerVerdicts(TaskId task, const Verdict& verdict) {
   const auto waiting = verdicts_.find(task);
   if (waiting == verdicts_.end()) return;
   for (Upload::VerdictDone& done : waiting->second) {
-    Defer([done = std::move(done), verdict] { done(verdict); });
+    DeferReply<Verdict>(std::move(done), verdict);
   }
   verdicts_.erase(waiting);
 }
@@ -159,8 +158,9 @@ void CoordinatorCore::On(AbortRound& action) {
   if (observer_ != nullptr) observer_->OnAbort(action);
 }
 
-void CoordinatorCore::On(Report& action) {
-  RoundReport& report = action.report;
+void CoordinatorCore::On(Report& action) { reports_.push_back(std::move(action.report)); }
+
+void CoordinatorCore::WriteReport(RoundReport& report) {
   const std::uint64_t down = bytes_down_, up = bytes_up_;
   report.bytes_down = down - std::exchange(reported_down_, down);
   report.bytes_up = up - std::exchange(reported_up_, up);
@@ -182,9 +182,10 @@ void CoordinatorCore::On(Report& action) {
 
 void CoordinatorCore::On(Finish& action) {
   spdlog::info("run {}: {}", RunStatusName(action.status), action.detail);
-  Conclude(action.status, action.detail);
   linger_until_ms_ = Now() + options_.linger_ms;
-  Defer([this, detail = action.detail] {
+  Defer([this, status = action.status, detail = action.detail](const fedmoe::Status& durable) {
+    if (!durable.ok()) return;
+    Conclude(status, detail);
     for (auto& [client, poll] : std::exchange(polls_, {})) {
       told_.insert(client);
       poll.done(NextTaskReply{.kind = NextTaskReply::Kind::kRunOver, .task = {}, .detail = detail});

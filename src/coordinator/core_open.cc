@@ -71,40 +71,30 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
     state_ = std::move(result.state);
     // Reports are written once, whether or not they were before the restart.
     for (Action& action : result.actions) {
-      if (Report* report = std::get_if<Report>(&action)) On(*report);
+      if (Report* report = std::get_if<Report>(&action)) WriteReport(report->report);
     }
   }
   // The coordinator's own clock stood still while none ran.
   base_ms_ = state_.now_ms;
+  spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
+               state_.version, PhaseName(state_.phase), recovered.events.size());
+  const bool completed = state_.phase == Phase::kFinished && state_.status == RunStatus::kCompleted;
+  if (completed && state_.version >= options_.run.rounds) {
+    // A crash may have come between the end and its summary.
+    if (!files_.Exists(JoinPath(directory_.path(), "summary.json")))
+      Conclude(state_.status, state_.status_detail);
+    return FailedPrecondition(
+        "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
+        " rounds); raise run.rounds to train on, or choose another directory");
+  }
+  for (Action& action : Outstanding(state_, options_.run)) Execute(std::move(action));
+  Handle(Resumed{.at_ms = Now()});
   for (const auto& [id, client] : state_.clients) {
     if (client.connected) sessions_[id] = client.session;
   }
-  spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
-               state_.version, PhaseName(state_.phase), recovered.events.size());
-  if (state_.phase == Phase::kFinished) {
-    if (state_.status == RunStatus::kCompleted && state_.version >= options_.run.rounds) {
-      return FailedPrecondition(
-          "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
-          " rounds); raise run.rounds to train on, or choose another directory");
-    }
-    Reopen();
-  }
-  Handle(Resumed{.at_ms = Now()});
-  for (Action& action : Outstanding(state_, options_.run)) Execute(std::move(action));
-  journal_dirty_ = true;
-  return fedmoe::Status::Ok();
-}
-
-void CoordinatorCore::Reopen() {
-  // A run that stopped, failed or has more rounds to do than when it completed: selection starts
-  // again.
-  state_.phase = Phase::kSelection;
-  state_.status = RunStatus::kRunning;
-  state_.status_detail.clear();
-  state_.stop_requested = false;
-  state_.attempt = 1;
-  state_.tasks.clear();
-  snapshot_due_ = true;
+  // At once: the first command may be long in coming.
+  Flush();
+  return fatal_;
 }
 
 fedmoe::Status CoordinatorCore::ReadHistory() {

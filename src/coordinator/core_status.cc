@@ -6,11 +6,6 @@
 
 namespace fedmoe {
 
-void CoordinatorCore::Status(Callback<std::string> done) {
-  Submit<std::string>(std::move(done),
-                      [this](Callback<std::string> reply) { reply(StatusJson()); });
-}
-
 std::string CoordinatorCore::StatusJson() const {
   nlohmann::ordered_json clients = nlohmann::ordered_json::array();
   for (const auto& [id, client] : state_.clients) {
@@ -53,7 +48,8 @@ std::string CoordinatorCore::StatusJson() const {
       {"bytes_down", bytes_down_.load()},
       {"bytes_up", bytes_up_.load()},
       {"clients", std::move(clients)}};
-  return status.dump();
+  // A path may be anything but UTF-8.
+  return status.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace fedmoe

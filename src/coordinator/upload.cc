@@ -30,17 +30,42 @@ void Upload::Finish(VerdictDone done) {
 void Upload::FinishOnWorker(const VerdictDone& done) {
   Result<Verdict> content = Check();
   if (!content.ok()) return done(content.status());
-  if (content->accepted()) {
-    if (const Status kept = file_->Keep(); !kept.ok()) return done(kept);
-  }
-  file_.reset();
-  CoordinatorCore& core = core_;
-  core.PostOr(
-      [&core, header = header_, verdict = *content, done] {
-        core.verdicts_[header.task].push_back(done);
-        core.Handle(UpdateReceived{.at_ms = core.Now(), .header = header, .content = verdict});
-      },
+  if (!content->accepted()) file_.reset();
+  core_.PostOr(
+      [self = shared_from_this(), verdict = *content, done] { self->KeepIfFirst(verdict, done); },
       [done] { done(Cancelled("the coordinator is going down")); });
+}
+
+// On the round thread. Only one update of a task may become durable: one that comes beside it, or
+// after it, must not take the place of the bytes that were counted.
+void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
+  const auto task = core_.state_.tasks.find(task_.task);
+  const bool open =
+      task != core_.state_.tasks.end() && core_.state_.phase == Phase::kReporting &&
+      (task->second.status == TaskStatus::kOpen || task->second.status == TaskStatus::kLost);
+  if (!open || !content.accepted()) {
+    core_.verdicts_[task_.task].push_back(done);
+    return core_.HandleUpdate(header_, content);
+  }
+  if (!core_.keeping_.insert(task_.task).second) {
+    return done(Unavailable("another upload of task " + std::to_string(task_.task) +
+                            " is being taken in; ask again"));
+  }
+  core_.pool_->Run([self = shared_from_this(), done] {
+    const Status kept = self->file_->Keep();
+    self->file_.reset();
+    CoordinatorCore& core = self->core_;
+    core.PostOr([&core, header = self->header_, kept, done] { core.CountKept(header, kept, done); },
+                [done] { done(Cancelled("the coordinator is going down")); });
+  });
+}
+
+void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
+                                const Upload::VerdictDone& done) {
+  keeping_.erase(header.task);
+  if (!kept.ok()) return done(kept);
+  verdicts_[header.task].push_back(done);
+  HandleUpdate(header, Verdict{});
 }
 
 Result<Verdict> Upload::Check() {

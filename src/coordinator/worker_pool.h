@@ -15,8 +15,10 @@ namespace fedmoe {
 class WorkerPool {
  public:
   explicit WorkerPool(int threads);
-  // Runs what is queued, then joins.
-  ~WorkerPool();
+  ~WorkerPool() { Shutdown(); }
+  // Runs what is queued, then joins. Idempotent, by one thread.
+  void Shutdown();
+  // After Shutdown() the job runs here and now.
   void Run(std::function<void()> job);
 
  private:
@@ -26,6 +28,7 @@ class WorkerPool {
   std::condition_variable ready_;
   std::deque<std::function<void()>> jobs_;
   bool stopping_ = false;
+  bool stopped_ = false;
   std::vector<std::thread> threads_;
 };
 
