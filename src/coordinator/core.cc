@@ -371,14 +371,17 @@ void CoordinatorCore::Flush() {
     fedmoe::Status written = journal_->Commit();
     if (written.ok()) {
       // After the events that they tell of, and before a snapshot that forgets these.
-      for (RoundReport& report : std::exchange(reports_, {})) WriteReport(report);
-      if (snapshot_due_) written = journal_->Snapshot(state_);
+      WriteReports();
+      if (snapshot_due_ && reports_.empty()) written = journal_->Snapshot(state_);
     }
     if (!written.ok()) {
       OnFatal(written.WithContext("journal"));
     } else {
-      if (snapshot_due_) CleanUpAfterCommit();
-      journal_dirty_ = snapshot_due_ = false;
+      journal_dirty_ = false;
+      if (snapshot_due_ && reports_.empty()) {
+        CleanUpAfterCommit();
+        snapshot_due_ = false;
+      }
       unwritten_events_ = 0;
     }
   }

@@ -142,6 +142,7 @@ class CoordinatorCore {
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
+  fedmoe::Status CheckStoredSpec() const;
   fedmoe::Status ReadHistory();
   Result<std::uint32_t> CheckRegistration(const RegisterRequest& request) const;
   void OpenUpload(const TaskAssignment& task, const UpdateHeader& header, const SessionId& session,
@@ -175,7 +176,7 @@ class CoordinatorCore {
   void HandleUpdate(UpdateHeader header, const Verdict& content);
   void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
                  const Upload::VerdictDone& done);
-  void WriteReport(RoundReport& report);
+  void WriteReports();
   fedmoe::Status CheckSession(const SessionId& session);
   const TaskState* FindTask(TaskId task) const;
   void DeliverTasks(const ClientId& client);

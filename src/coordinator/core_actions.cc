@@ -158,9 +158,22 @@ void CoordinatorCore::On(AbortRound& action) {
   if (observer_ != nullptr) observer_->OnAbort(action);
 }
 
-void CoordinatorCore::On(Report& action) { reports_.push_back(std::move(action.report)); }
+// One that cannot be written stays for the next time; until then the journal keeps the events that
+// it tells of.
+void CoordinatorCore::WriteReports() {
+  while (!reports_.empty()) {
+    const fedmoe::Status written = directory_.AppendReport(reports_.front());
+    if (!written.ok()) {
+      spdlog::error("round {}: the report could not be written: {}", reports_.front().round,
+                    written.message());
+      return;
+    }
+    reports_.erase(reports_.begin());
+  }
+}
 
-void CoordinatorCore::WriteReport(RoundReport& report) {
+void CoordinatorCore::On(Report& action) {
+  RoundReport& report = action.report;
   const std::uint64_t down = bytes_down_, up = bytes_up_;
   report.bytes_down = down - std::exchange(reported_down_, down);
   report.bytes_up = up - std::exchange(reported_up_, up);
@@ -174,10 +187,8 @@ void CoordinatorCore::WriteReport(RoundReport& report) {
   summary_.load_cv = report.cumulative_load_cv;
   summary_.bytes_down += report.bytes_down;
   summary_.bytes_up += report.bytes_up;
-  if (const fedmoe::Status written = directory_.AppendReport(report); !written.ok()) {
-    spdlog::error("round {}: the report could not be written: {}", report.round, written.message());
-  }
   if (observer_ != nullptr) observer_->OnReport(report);
+  reports_.push_back(std::move(report));
 }
 
 void CoordinatorCore::On(Finish& action) {

@@ -1,4 +1,5 @@
 // Starting a run, and going on with one.
+#include <random>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -28,22 +29,26 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
 
 fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
+  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath()));
+  FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
+  // Before the checkpoints are read, which are then of another model.
+  if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
   FEDMOE_ASSIGN_OR_RETURN(
       store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
-  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath()));
   pool_ = std::make_unique<WorkerPool>(options_.worker_threads);
   origin_ms_ = clock_.NowMs();
 
-  FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
   if (recovered) return ContinueRun(std::move(*recovered));
 
   FEDMOE_ASSIGN_OR_RETURN(const Manifest initial,
                           StageInitialModel(options_.run.spec, options_.run.seed, *store_));
   FEDMOE_RETURN_IF_ERROR(store_->Commit(initial));
-  // Names the run for people and clients; two runs of one seed and model may share it.
-  run_id_ = Sha256Of(options_.run_name + "/" + std::to_string(options_.run.seed) + "/" +
-                     initial.model_digest)
+  // Of this run alone: clients keep state and finished updates by it, which another run with the
+  // same seed and model must not be given.
+  std::random_device source;
+  run_id_ = Sha256Of(options_.run_name + "/" + std::to_string(source()) + "/" +
+                     std::to_string(source()) + "/" + initial.model_digest)
                 .substr(0, 16);
   FEDMOE_RETURN_IF_ERROR(journal_->SetFact("run_id", run_id_));
   FEDMOE_RETURN_IF_ERROR(journal_->SetFact("spec_digest", spec_digest_));
@@ -52,7 +57,7 @@ fedmoe::Status CoordinatorCore::Open() {
   return journal_->Snapshot(state_);
 }
 
-fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
+fedmoe::Status CoordinatorCore::CheckStoredSpec() const {
   FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> stored_spec,
                           journal_->Fact("spec_digest"));
   if (stored_spec != spec_digest_) {
@@ -60,6 +65,10 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
         "the run's model differs from the configuration's: its spec digest is " +
         stored_spec.value_or("not known") + ", this one's " + spec_digest_);
   }
+  return fedmoe::Status::Ok();
+}
+
+fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> run_id, journal_->Fact("run_id"));
   run_id_ = run_id.value_or("");
   FEDMOE_RETURN_IF_ERROR(ReadHistory());
@@ -71,7 +80,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
     state_ = std::move(result.state);
     // Reports are written once, whether or not they were before the restart.
     for (Action& action : result.actions) {
-      if (Report* report = std::get_if<Report>(&action)) WriteReport(report->report);
+      if (Report* report = std::get_if<Report>(&action)) On(*report);
     }
   }
   // The coordinator's own clock stood still while none ran.

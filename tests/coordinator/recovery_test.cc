@@ -1,0 +1,259 @@
+// Crashes at chosen moments, full disks, and unruly networks: a run goes on to the same model.
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/coordinator/fleet.h"
+#include "tests/support/fault_file_system.h"
+
+namespace fedmoe {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string UndisturbedDigest() {
+  static const std::string digest = [] {
+    Fleet fleet;
+    return fleet.RunToEnd().model_digest;
+  }();
+  return digest;
+}
+
+// Every report once, in order, and the model that they tell of.
+void ExpectWholeReports(const Fleet& fleet, const std::string& digest) {
+  std::istringstream lines(ReadAll(fleet.Path("rounds.jsonl")));
+  std::string line;
+  RoundNumber round = 0;
+  nlohmann::json report;
+  while (std::getline(lines, line)) {
+    report = nlohmann::json::parse(line);
+    EXPECT_EQ(report["round"], ++round);
+    EXPECT_EQ(report["accepted"], 4);
+  }
+  EXPECT_EQ(round, 3);
+  EXPECT_EQ(report["model_digest"], digest);
+}
+
+// Waits until the run is over or `failed` holds; true in the second case.
+template <typename Condition>
+bool WaitForTrouble(CoordinatorCore& core, Condition failed) {
+  while (!core.WaitFor(1)) {
+    if (failed()) return true;
+  }
+  return false;
+}
+
+TEST(RecoveryTest, Law7ACoordinatorKilledAfterAnyCallEndsInTheSameModel) {
+  for (std::int64_t calls = 3; calls < 260; calls += 23) {
+    SCOPED_TRACE("killed after " + std::to_string(calls) + " calls");
+    Fleet fleet;
+    ASSERT_OK(fleet.coordinator.Start());
+    fleet.coordinator.slot.CloseAfter(calls);
+    fleet.StartClients();
+    const bool killed =
+        WaitForTrouble(fleet.coordinator.core(), [&] { return fleet.coordinator.slot.closed(); });
+    ASSERT_TRUE(killed) << "the run ended before the kill";
+    fleet.coordinator.Kill();
+    ASSERT_OK(fleet.coordinator.Start());
+    const RunSummary summary = fleet.coordinator.core().Wait();
+    EXPECT_EQ(summary.status, "completed");
+    EXPECT_EQ(summary.model_digest, UndisturbedDigest());
+    ExpectWholeReports(fleet, UndisturbedDigest());
+  }
+}
+
+TEST(RecoveryTest, Law7ADiskThatDiesAtAnyOperationLosesNothing) {
+  for (std::int64_t operation = 30; operation < 150; operation += 11) {
+    SCOPED_TRACE("operation " + std::to_string(operation));
+    FaultFileSystem files(PosixFileSystem());
+    Fleet fleet(FleetOptions(), 4, files);
+    ASSERT_OK(fleet.coordinator.Start());
+    files.FailFrom(operation, FaultFileSystem::Fault::kIoError);
+    fleet.StartClients();
+    WaitForTrouble(fleet.coordinator.core(), [&] { return files.faults() > 0; });
+    fleet.coordinator.Kill();
+    fleet.CrashClients();
+    files.Clear();
+    fleet.coordinator.UseFiles(PosixFileSystem());
+    const Status started = fleet.coordinator.Start();
+    if (started.code() == StatusCode::kFailedPrecondition) {
+      EXPECT_THAT(started.message(), HasSubstr("is completed (3 rounds)"));
+    } else {
+      ASSERT_OK(started);
+      fleet.StartClients();
+      EXPECT_EQ(fleet.coordinator.core().Wait().model_digest, UndisturbedDigest());
+      ExpectWholeReports(fleet, UndisturbedDigest());
+    }
+  }
+}
+
+// The real file system, but for one kind of file that there is no space for.
+class NoSpaceFor final : public FileSystem {
+ public:
+  explicit NoSpaceFor(std::string part) : part_(std::move(part)) {}
+  Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
+    if (full && path.find(part_) != std::string::npos) {
+      ++refused;
+      return ResourceExhausted("create " + path + ": No space left on device");
+    }
+    return base_.Create(path);
+  }
+  Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
+    return base_.OpenForAppend(path);
+  }
+  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
+    return base_.Open(path);
+  }
+  Status Rename(const std::string& from, const std::string& to) override {
+    return base_.Rename(from, to);
+  }
+  Status Remove(const std::string& path) override { return base_.Remove(path); }
+  Status CreateDirectories(const std::string& path) override {
+    return base_.CreateDirectories(path);
+  }
+  Status SyncDirectory(const std::string& path) override { return base_.SyncDirectory(path); }
+  Result<std::vector<std::string>> List(const std::string& path) override {
+    return base_.List(path);
+  }
+  bool Exists(const std::string& path) override { return base_.Exists(path); }
+  Result<std::uint64_t> FileSize(const std::string& path) override { return base_.FileSize(path); }
+  Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override {
+    return base_.Lock(path);
+  }
+  std::atomic<bool> full = true;
+  std::atomic<int> refused = 0;
+
+ private:
+  FileSystem& base_ = PosixFileSystem();
+  const std::string part_;
+};
+
+TEST(RecoveryTest, AFullDiskAtTheCheckpointStopsTheRunAndARestartCompletesIt) {
+  NoSpaceFor files("checkpoints/000002");
+  Fleet fleet(FleetOptions(), 4, files);
+  const RunSummary failed = fleet.RunToEnd();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_EQ(failed.rounds, 1);
+  EXPECT_EQ(failed.detail, "aggregation of round 2 failed: create " +
+                               fleet.Path("checkpoints/000002.safetensors.tmp") +
+                               ": No space left on device");
+  EXPECT_EQ(nlohmann::json::parse(ReadAll(fleet.Path("summary.json")))["status"], "failed");
+  fleet.CrashClients();
+  fleet.coordinator.Kill();
+  files.full = false;
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, UndisturbedDigest());
+  ExpectWholeReports(fleet, UndisturbedDigest());
+}
+
+TEST(RecoveryTest, AFullDiskAtTheManifestStopsTheRunAndARestartCompletesIt) {
+  NoSpaceFor files("checkpoints/000003.json");
+  Fleet fleet(FleetOptions(), 4, files);
+  const RunSummary failed = fleet.RunToEnd();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_EQ(failed.rounds, 2);
+  EXPECT_THAT(failed.detail, HasSubstr("checkpoint of round 3 failed: "));
+  EXPECT_THAT(failed.detail, HasSubstr("No space left on device"));
+  fleet.CrashClients();
+  fleet.coordinator.Kill();
+  files.full = false;
+  EXPECT_EQ(fleet.RunToEnd().model_digest, UndisturbedDigest());
+}
+
+TEST(RecoveryTest, AFullDiskAtTheSpoolIsRetriedByTheClients) {
+  NoSpaceFor files("spool/");
+  Fleet fleet(FleetOptions(), 4, files);
+  ASSERT_OK(fleet.coordinator.Start());
+  fleet.StartClients();
+  ASSERT_TRUE(WaitForTrouble(fleet.coordinator.core(), [&] { return files.refused >= 3; }));
+  files.full = false;
+  EXPECT_EQ(fleet.coordinator.core().Wait().model_digest, UndisturbedDigest());
+}
+
+TEST(RecoveryTest, AnUnrulyFleetEndsInTheSameModel) {
+  CoreOptions options = FleetOptions();
+  options.run.participation.deadline_ms = 1'500;
+  options.linger_ms = 20;
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    CounterRng random(MixKey({seed}));
+    Fleet fleet(options);
+    for (const auto& client : fleet.clients) {
+      client->faults = {.seed = random.NextU64(),
+                        .lose_request = 0.02,
+                        .lose_reply = 0.02,
+                        .delay = 0.05,
+                        .duplicate_submit = 0.2,
+                        .corrupt_upload = 0.02,
+                        .corrupt_shard = 0.002,
+                        .cut_upload = 0.05};
+    }
+    ASSERT_OK(fleet.coordinator.Start());
+    fleet.StartClients();
+    for (int crash = 0; crash < 3; ++crash) {
+      fleet.coordinator.slot.CloseAfter(static_cast<std::int64_t>(random.NextBelow(200)));
+      if (!WaitForTrouble(fleet.coordinator.core(),
+                          [&] { return fleet.coordinator.slot.closed(); })) {
+        break;
+      }
+      fleet.coordinator.Kill();
+      FleetClient& victim = *fleet.clients[random.NextBelow(fleet.clients.size())];
+      victim.Crash();
+      const Status started = fleet.coordinator.Start();
+      if (!started.ok()) break;  // it was complete
+      victim.Start();
+      fleet.Revive();
+    }
+    if (fleet.coordinator.slot.closed()) {
+      fleet.coordinator.Kill();
+      if (const Status again = fleet.coordinator.Start(); again.ok())
+        fleet.coordinator.core().Wait();
+    } else {
+      fleet.coordinator.core().Wait();
+    }
+    ExpectWholeReports(fleet, UndisturbedDigest());
+    fleet.CrashClients();
+  }
+}
+
+TEST(RecoveryTest, ALockedDirectoryIsNamed) {
+  TempDir directory;
+  TestCoordinator first(FleetOptions(), directory.File("run"));
+  ASSERT_OK(first.Start());
+  TestCoordinator second(FleetOptions(), directory.File("run"));
+  EXPECT_THAT(second.Start().message(),
+              ::testing::MatchesRegex("run directory .*/run is in use by another coordinator "
+                                      "\\(process [0-9]+\\)"));
+}
+
+TEST(RecoveryTest, AnotherModelIsRefused) {
+  TempDir directory;
+  TestCoordinator first(FleetOptions(), directory.File("run"));
+  ASSERT_OK(first.Start());
+  first.Kill();
+  CoreOptions other = FleetOptions();
+  other.run.spec = FleetSpec(5);
+  TestCoordinator second(other, directory.File("run"));
+  const Status status = second.Start();
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(),
+            "the run's model differs from the configuration's: its spec digest is " +
+                SpecDigest(FleetSpec(4)) + ", this one's " + SpecDigest(FleetSpec(5)));
+}
+
+TEST(RecoveryTest, ACompletedRunStaysAsItIs) {
+  Fleet fleet;
+  fleet.RunToEnd();
+  fleet.coordinator.Kill();
+  const Status status = fleet.coordinator.Start();
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(), "the run in " + fleet.Path("").substr(0, fleet.Path("").size() - 1) +
+                                  " is completed (3 rounds); raise run.rounds to train on, or "
+                                  "choose another directory");
+}
+
+}  // namespace
+}  // namespace fedmoe
