@@ -2,7 +2,6 @@
 #pragma once
 
 #include <map>
-#include <map>
 #include <string>
 
 #include "federation/model_spec.h"
