@@ -8,8 +8,14 @@ find_package(nlohmann_json 3.11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
-find_package(SQLite3 REQUIRED)
-find_package(CLI11 REQUIRED)
+
+# The shells and their storage. Without gRPC the pure floors, the models and the data still build, on a machine that has only the libraries above.
+if(FEDMOE_RPC)
+  find_package(SQLite3 REQUIRED)
+  find_package(CLI11 REQUIRED)
+else()
+  find_package(SQLite3 QUIET)
+endif()
 
 if(FEDMOE_TESTS)
   find_package(GTest REQUIRED)
