@@ -132,7 +132,7 @@ int Run(const ClientConfig& config) {
   }
   const int code = ExitCodeOf(outcome);
   if (code == kExitCompleted) {
-    spdlog::info("done: {}", outcome.detail);
+    spdlog::info("done: {}", outcome.detail.empty() ? "the run is completed" : outcome.detail);
   } else {
     fmt::print(stderr, "fedmoe-client: {}\n", outcome.detail);
   }

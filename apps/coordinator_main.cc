@@ -1,5 +1,6 @@
 // fedmoe-coordinator: reads a configuration, starts or resumes its run, serves clients until the
 // run is over.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -51,9 +52,13 @@ Status WriteFleet(const CoordinatorConfig& config, const std::string& directory)
 }
 
 CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
+  // A client that waits for work is heard of only when its poll ends and it asks again; a hold of
+  // the heartbeat timeout's length would lose it every time.
+  const Milliseconds poll_hold_ms =
+      std::min(config.server.poll_hold_ms, config.run.participation.heartbeat_timeout_ms / 2);
   CoreOptions options{.run = config.run,
                       .run_name = config.name,
-                      .poll_hold_ms = config.server.poll_hold_ms,
+                      .poll_hold_ms = poll_hold_ms,
                       .heartbeat_interval_ms = config.server.heartbeat_interval_ms,
                       .max_clients = config.server.max_clients,
                       .worker_threads = config.server.worker_threads,
