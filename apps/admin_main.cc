@@ -18,11 +18,11 @@ int Main(int argc, char** argv) {
   std::string coordinator = "127.0.0.1:7070";
   app.add_option("--coordinator", coordinator, "HOST:PORT")->capture_default_str();
   app.set_version_flag("--version", std::string("fedmoe-admin ") + kVersion);
+  app.fallthrough();  // inherited by the subcommands below: options may stand behind them
   app.add_subcommand("status", "print the run's state as one JSON object");
   app.add_subcommand("drain", "finish the round in hand, then end the run");
   app.add_subcommand("stop", "abort the round in hand and end the run");
   app.require_subcommand(1);
-  app.fallthrough();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
