@@ -2,12 +2,16 @@
 
 #include <algorithm>
 
+#include "federation/claims.h"
+
 namespace fedmoe {
 namespace {
 
 constexpr double kBytesPerValue = 4.0;
 // A backward pass costs twice the forward pass.
 constexpr double kForwardAndBackward = 3.0;
+// Longer predictions read as this one.
+constexpr double kMaxPredictedSeconds = 3.15e13;
 
 // Values of the largest expert: experts of unequal size are planned for as if all were the largest.
 double ExpertElements(const ModelSpec& spec) {
@@ -41,6 +45,25 @@ double OptimizerSlots(const TrainingOptions& training) {
 double Seconds(double amount, double rate) { return rate > 0.0 ? amount / rate : 0.0; }
 
 }  // namespace
+
+Status ValidateProfile(const CapacityProfile& profile) {
+  FEDMOE_RETURN_IF_ERROR(CheckRate("profile.compute_flops_per_s", profile.compute_flops_per_s,
+                                   kMaxClaimedFlopsPerSecond));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckRate("profile.down_bytes_per_s", profile.down_bytes_per_s, kMaxClaimedBytesPerSecond));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckRate("profile.up_bytes_per_s", profile.up_bytes_per_s, kMaxClaimedBytesPerSecond));
+  FEDMOE_RETURN_IF_ERROR(CheckCount("profile.examples", profile.examples));
+  if (profile.max_experts < 0) {
+    return InvalidArgument("profile.max_experts is " + std::to_string(profile.max_experts) +
+                           ", must be 0 (no cap) or more");
+  }
+  if (profile.device.size() > kMaxDeviceBytes) {
+    return InvalidArgument("profile.device has " + std::to_string(profile.device.size()) +
+                           " bytes, must be at most " + std::to_string(kMaxDeviceBytes));
+  }
+  return Status::Ok();
+}
 
 const char* CapacityReasonName(CapacityReason reason) {
   switch (reason) {
@@ -76,8 +99,10 @@ double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec
   const double flops = kForwardAndBackward * static_cast<double>(profile.examples) *
                        training.epochs *
                        (spec.trunk_flops + std::min(experts, spec.top_k) * spec.expert_flops);
-  return Seconds(bytes, profile.down_bytes_per_s) + Seconds(flops, profile.compute_flops_per_s) +
-         Seconds(bytes, profile.up_bytes_per_s);
+  const double seconds = Seconds(bytes, profile.down_bytes_per_s) +
+                         Seconds(flops, profile.compute_flops_per_s) +
+                         Seconds(bytes, profile.up_bytes_per_s);
+  return seconds < kMaxPredictedSeconds ? seconds : kMaxPredictedSeconds;
 }
 
 CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec& spec,

@@ -1,9 +1,11 @@
 // What a client can hold and finish in time, and how many experts follow from it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "common/result.h"
 #include "federation/model_spec.h"
 #include "federation/training_options.h"
 
@@ -21,6 +23,14 @@ struct CapacityProfile {
   int max_experts = 0;  // declared cap; 0 for none
   std::string device;   // free text for reports: "cpu, 2 threads"
 };
+
+// The longest device text of a profile, bytes.
+constexpr std::size_t kMaxDeviceBytes = 256;
+
+// A profile is a client's claim: bounded before use. INVALID_ARGUMENT naming the field: a compute
+// rate other than 0 or 1 to 1e18, a bandwidth other than 0 or 1 to 1e15, examples outside 0 to
+// 1e12, max_experts below 0, a device text of more than kMaxDeviceBytes. Any memory budget is good.
+Status ValidateProfile(const CapacityProfile& profile);
 
 enum class CapacityReason {
   kAllExperts,     // everything fits
@@ -50,7 +60,7 @@ CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec&
 // AdamW 2) plus activations of a batch.
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts);
 // Transfers of trunk and k experts both ways over the profile's bandwidth, and 3 x forward
-// operations over its compute rate.
+// operations over its compute rate. Always finite: at most a million years.
 double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
                            const TrainingOptions& training, int experts);
 

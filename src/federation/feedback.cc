@@ -1,37 +1,20 @@
 #include "federation/feedback.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 #include <numeric>
+
+#include "federation/claims.h"
 
 namespace fedmoe {
 namespace {
 
 // Passes over the data times positions of an example times top_k: no honest task has more.
 constexpr double kMaxTokensPerExample = 1e6;
-
-std::string Number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.6g", value);
-  return text;
-}
-
-Status CheckNumber(const std::string& field, double value) {
-  if (std::isfinite(value) && value >= 0.0) return Status::Ok();
-  return InvalidArgument("feedback." + field + " is " + Number(value) +
-                         ", must be finite and at least 0");
-}
+constexpr double kMaxTokens = kMaxTokensPerExample * static_cast<double>(kMaxClaimedCount);
 
 Status CheckShare(const std::string& field, double value) {
   if (value >= 0.0 && value <= 1.0) return Status::Ok();
-  return InvalidArgument("feedback." + field + " is " + Number(value) + ", must be 0 to 1");
-}
-
-Status CheckCount(const std::string& field, std::int64_t value) {
-  if (value >= 0) return Status::Ok();
-  return InvalidArgument("feedback." + field + " is " + std::to_string(value) +
-                         ", must be at least 0");
+  return InvalidArgument("feedback." + field + " is " + NumberText(value) + ", must be 0 to 1");
 }
 
 Status CheckSize(const std::string& field, const std::vector<double>& values, int experts) {
@@ -46,15 +29,15 @@ std::string Entry(const std::string& field, int expert) {
 
 Status CheckTokens(const TrainingFeedback& feedback, int expert, const std::vector<int>& held) {
   const double tokens = feedback.tokens[static_cast<std::size_t>(expert)];
-  FEDMOE_RETURN_IF_ERROR(CheckNumber(Entry("tokens", expert), tokens));
+  FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback." + Entry("tokens", expert), tokens, kMaxTokens));
   if (tokens > 0.0 && std::find(held.begin(), held.end(), expert) == held.end()) {
-    return InvalidArgument("feedback." + Entry("tokens", expert) + " is " + Number(tokens) +
+    return InvalidArgument("feedback." + Entry("tokens", expert) + " is " + NumberText(tokens) +
                            ", but the task does not hold expert " + std::to_string(expert));
   }
   const double most = static_cast<double>(feedback.examples) * kMaxTokensPerExample;
   if (tokens > most) {
-    return InvalidArgument("feedback." + Entry("tokens", expert) + " is " + Number(tokens) +
-                           ", more than " + Number(most) + " for " +
+    return InvalidArgument("feedback." + Entry("tokens", expert) + " is " + NumberText(tokens) +
+                           ", more than " + NumberText(most) + " for " +
                            std::to_string(feedback.examples) + " examples");
   }
   return Status::Ok();
@@ -68,7 +51,8 @@ Status CheckAffinity(const std::vector<double>& affinity, int experts) {
   }
   const double sum = std::accumulate(affinity.begin(), affinity.end(), 0.0);
   if (sum < 0.99 || sum > 1.01) {
-    return InvalidArgument("feedback.affinity sums to " + Number(sum) + ", must be 0.99 to 1.01");
+    return InvalidArgument("feedback.affinity sums to " + NumberText(sum) +
+                           ", must be 0.99 to 1.01");
   }
   return Status::Ok();
 }
@@ -77,9 +61,9 @@ Status CheckAffinity(const std::vector<double>& affinity, int experts) {
 
 Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
                         const std::vector<int>& held) {
-  FEDMOE_RETURN_IF_ERROR(CheckCount("examples", feedback.examples));
-  FEDMOE_RETURN_IF_ERROR(CheckCount("steps", feedback.steps));
-  FEDMOE_RETURN_IF_ERROR(CheckNumber("train_loss", feedback.train_loss));
+  FEDMOE_RETURN_IF_ERROR(CheckCount("feedback.examples", feedback.examples));
+  FEDMOE_RETURN_IF_ERROR(CheckCount("feedback.steps", feedback.steps));
+  FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback.train_loss", feedback.train_loss, kMaxClaimedLoss));
   FEDMOE_RETURN_IF_ERROR(CheckShare("train_accuracy", feedback.train_accuracy));
   FEDMOE_RETURN_IF_ERROR(CheckSize("tokens", feedback.tokens, experts));
   FEDMOE_RETURN_IF_ERROR(CheckSize("expert_loss", feedback.expert_loss, experts));
@@ -87,14 +71,16 @@ Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
   for (int e = 0; e < experts; ++e) {
     const auto index = static_cast<std::size_t>(e);
     FEDMOE_RETURN_IF_ERROR(CheckTokens(feedback, e, held));
-    FEDMOE_RETURN_IF_ERROR(CheckNumber(Entry("expert_loss", e), feedback.expert_loss[index]));
+    FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback." + Entry("expert_loss", e),
+                                       feedback.expert_loss[index], kMaxClaimedLoss));
     FEDMOE_RETURN_IF_ERROR(
         CheckShare(Entry("expert_accuracy", e), feedback.expert_accuracy[index]));
   }
   FEDMOE_RETURN_IF_ERROR(CheckAffinity(feedback.affinity, experts));
-  FEDMOE_RETURN_IF_ERROR(CheckNumber("train_s", feedback.train_s));
-  FEDMOE_RETURN_IF_ERROR(CheckNumber("down_bytes_per_s", feedback.down_bytes_per_s));
-  return CheckNumber("up_bytes_per_s", feedback.up_bytes_per_s);
+  FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback.train_s", feedback.train_s, kMaxClaimedSeconds));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckRate("feedback.down_bytes_per_s", feedback.down_bytes_per_s, kMaxClaimedBytesPerSecond));
+  return CheckRate("feedback.up_bytes_per_s", feedback.up_bytes_per_s, kMaxClaimedBytesPerSecond);
 }
 
 }  // namespace fedmoe

@@ -28,8 +28,9 @@ struct TrainingFeedback {
 };
 
 // INVALID_ARGUMENT naming the field: sizes other than `experts`, non-finite or negative numbers,
-// affinity outside [0,1] or a sum outside [0.99, 1.01], accuracy outside [0,1], tokens for an
-// expert not in `held`, more than a million tokens of one expert per example.
+// losses above 1e6, examples or steps above 1e12, train_s above 1e9, bandwidths other than 0 or 1
+// to 1e15, affinity outside [0,1] or a sum outside [0.99, 1.01], accuracy outside [0,1], tokens for
+// an expert not in `held`, more than a million tokens of one expert per example.
 Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
                         const std::vector<int>& held);
 

@@ -1,5 +1,7 @@
 #include "federation/capacity.h"
 
+#include <cmath>
+#include <limits>
 #include <ostream>
 #include <string>
 
@@ -194,6 +196,65 @@ TEST(CapacityReasons, HaveNames) {
   EXPECT_STREQ(CapacityReasonName(CapacityReason::kTrunkMemory), "trunk_memory");
   EXPECT_STREQ(CapacityReasonName(CapacityReason::kTrunkDeadline), "trunk_deadline");
 }
+
+TEST(PredictRoundSeconds, IsFiniteWhateverTheProfileSays) {
+  const double tiny = std::numeric_limits<double>::denorm_min();
+  const CapacityProfile profile{.compute_flops_per_s = tiny,
+                                .down_bytes_per_s = tiny,
+                                .up_bytes_per_s = tiny,
+                                .examples = std::numeric_limits<std::int64_t>::max()};
+  EXPECT_EQ(PredictRoundSeconds(profile, Spec(), Training(), 4), 3.15e13);
+}
+
+struct ProfileCase {
+  void (*change)(CapacityProfile&);
+  const char* message;  // empty: the profile is good
+};
+
+class ProfileClaim : public testing::TestWithParam<ProfileCase> {};
+
+TEST_P(ProfileClaim, IsBoundedByTheNameOfTheField) {
+  CapacityProfile profile{.memory_bytes = 1'000'000,
+                          .compute_flops_per_s = 1e9,
+                          .down_bytes_per_s = 1e6,
+                          .up_bytes_per_s = 1e6,
+                          .examples = 100,
+                          .max_experts = 2,
+                          .device = "cpu, 2 threads"};
+  GetParam().change(profile);
+  const std::string message = GetParam().message;
+  EXPECT_EQ(ValidateProfile(profile), message.empty() ? Status::Ok() : InvalidArgument(message));
+}
+
+using P = CapacityProfile;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+INSTANTIATE_TEST_SUITE_P(
+    Fields, ProfileClaim,
+    testing::Values(
+        ProfileCase{[](P&) {}, ""}, ProfileCase{[](P& p) { p = P{}; }, ""},
+        ProfileCase{[](P& p) { p.memory_bytes = ~std::uint64_t{0}; }, ""},
+        ProfileCase{[](P& p) { p.compute_flops_per_s = 1e18; }, ""},
+        ProfileCase{[](P& p) { p.down_bytes_per_s = 1.0; }, ""},
+        ProfileCase{[](P& p) { p.device.assign(256, 'x'); }, ""},
+        ProfileCase{[](P& p) { p.compute_flops_per_s = kInfinity; },
+                    "profile.compute_flops_per_s is inf, must be 0 (not known) or 1 to 1e+18"},
+        ProfileCase{[](P& p) { p.compute_flops_per_s = -1.0; },
+                    "profile.compute_flops_per_s is -1, must be 0 (not known) or 1 to 1e+18"},
+        ProfileCase{[](P& p) { p.down_bytes_per_s = std::nan(""); },
+                    "profile.down_bytes_per_s is nan, must be 0 (not known) or 1 to 1e+15"},
+        ProfileCase{[](P& p) { p.up_bytes_per_s = 0.5; },
+                    "profile.up_bytes_per_s is 0.5, must be 0 (not known) or 1 to 1e+15"},
+        ProfileCase{[](P& p) { p.up_bytes_per_s = 2e15; },
+                    "profile.up_bytes_per_s is 2e+15, must be 0 (not known) or 1 to 1e+15"},
+        ProfileCase{[](P& p) { p.examples = -1; },
+                    "profile.examples is -1, must be 0 to 1000000000000"},
+        ProfileCase{[](P& p) { p.examples = 2'000'000'000'000; },
+                    "profile.examples is 2000000000000, must be 0 to 1000000000000"},
+        ProfileCase{[](P& p) { p.max_experts = -1; },
+                    "profile.max_experts is -1, must be 0 (no cap) or more"},
+        ProfileCase{[](P& p) { p.device.assign(257, 'x'); },
+                    "profile.device has 257 bytes, must be at most 256"}));
 
 }  // namespace
 }  // namespace fedmoe
