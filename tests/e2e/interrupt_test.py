@@ -7,7 +7,7 @@ import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from end_to_end import ROOT, EndToEndTest, main, processes_naming, read_summary  # noqa: E402
+from end_to_end import BIN, ROOT, EndToEndTest, main, processes_naming, read_reports, read_summary  # noqa: E402
 
 
 class InterruptTest(EndToEndTest):
@@ -52,6 +52,20 @@ class InterruptTest(EndToEndTest):
         self.expect_exit(local, 7)
         self.expect_nothing_left()
         self.assertIn("run_local: client-01 ended with exit code -9", local.log())
+
+    def test_run_directory_that_is_in_use_is_left_alone(self):
+        """What the second one says is the coordinator's own word, and the first one's run goes on."""
+        local = self.started()
+        before = (self.folder / "run/address").read_text(encoding="utf-8")
+        second = self.sandbox.start("second", ROOT / "scripts/run_local", ROOT / "configs/quickstart.yaml", "--out",
+                                    self.folder / "run", "--bin", BIN)
+        self.expect_exit(second, 3)
+        self.assertRegex(second.log(), rf"^  coordinator: fedmoe-coordinator: run directory {self.folder}/run is in use by "
+                                       r"another coordinator \(process \d+\)\n$")
+        self.assertEqual((self.folder / "run/address").read_text(encoding="utf-8"), before)
+        self.wait_for_rounds(self.folder / "run", len(read_reports(self.folder / "run")) + 2, local)
+        local.signal(signal.SIGINT)
+        self.expect_exit(local, 128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

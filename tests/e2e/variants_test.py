@@ -11,7 +11,7 @@ from end_to_end import MODEL, EndToEndTest, main, merge, read_assignments, read_
 CONFIG = {
     "name": "variant", "model": MODEL,
     "run": {"rounds": 2, "deterministic": True, "clients": {"min": 2}},
-    "fleet": {"clients": 2, "evaluators": 1, "test_examples": 256, "data": {"domains": {"examples": 256}},
+    "fleet": {"clients": 2, "evaluators": 0, "test_examples": 256, "data": {"domains": {"examples": 256}},
               "capacity": {"measure": False, "max_experts": [2, 3]}},
 }
 
@@ -67,12 +67,12 @@ class VariantsTest(EndToEndTest):
         self.check_capacity(self.assigned("load_only", {"load"}))
 
     def test_gate_shared_rows(self):
-        reports = self.reports({"model": {"gate": {"mode": "shared_rows"}}})
+        reports = self.reports({"model": {"gate": {"mode": "shared_rows"}}, "fleet": {"evaluators": 1}})
         self.assertIsNotNone(reports[-1]["global_accuracy"])
 
     def test_gate_local(self):
         """No global accuracy, for a reason; each client keeps its gate."""
-        for report in self.reports({"model": {"gate": {"mode": "local"}}}):
+        for report in self.reports({"model": {"gate": {"mode": "local"}}, "fleet": {"evaluators": 1}}):
             self.assertEqual((report["global_accuracy"], report["global_accuracy_reason"], report["global_loss"]),
                              (None, "local_gate", None))
             self.assertGreater(report["personalised_accuracy"], 0)
