@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "client/task_worker.h"
 #include "common/version.h"
 
 namespace fedmoe {
@@ -16,6 +18,13 @@ bool IsWorthRetrying(StatusCode code) {
   return code == StatusCode::kUnavailable || code == StatusCode::kResourceExhausted ||
          code == StatusCode::kDeadlineExceeded || code == StatusCode::kAborted ||
          code == StatusCode::kCancelled;
+}
+
+// The coordinator's word that it ends before the run does: it can be resumed.
+constexpr std::string_view kStopping = "the coordinator is stopping";
+
+bool IsStopping(const Status& status) {
+  return status.code() == StatusCode::kUnavailable && status.message().starts_with(kStopping);
 }
 
 std::string Seconds(Milliseconds ms) { return fmt::format("{:.2g} s", ms / 1000.0); }
@@ -73,8 +82,17 @@ bool ClientLoop::stopping() const {
 }
 
 Status ClientLoop::End(ClientEnd end, std::string detail) {
+  if (detail.empty()) {
+    detail = end == ClientEnd::kRunOver ? "the run is completed" : "the coordinator gave no reason";
+  }
   outcome_ = ClientOutcome{end, std::move(detail)};
   return Cancelled(outcome_->detail);
+}
+
+void ClientLoop::EndWork() {
+  if (worker_ == nullptr) return;
+  worker_->Cancel();
+  static_cast<void>(worker_->Join());
 }
 
 Status ClientLoop::Connect() {
@@ -116,6 +134,7 @@ Status ClientLoop::Accept(const RegisterReply& reply) {
     spdlog::info("registered again with {}", options_.coordinator);
     return Status::Ok();
   }
+  EndWork();
   saved_update_.reset();
   saved_evaluation_.reset();
   state_.BeginRun(reply.run_id);
@@ -149,6 +168,7 @@ Status ClientLoop::Serve() {
       return Status::Ok();
     }));
     polled_ = true;
+    told_of_stopping_ = false;
     lost_since_ms_.reset();
     backoff_.Reset();
     switch (reply.kind) {
@@ -174,15 +194,18 @@ Status ClientLoop::Recover(const Status& status) {
   return WaitBeforeRetry(status);
 }
 
-Status ClientLoop::WhileBusy(const std::function<Status()>& call) {
+Status ClientLoop::WhileBusy(const std::function<Status()>& call,
+                             std::optional<Milliseconds> until_ms) {
   while (true) {
     const Status status = call();
-    if (status.code() != StatusCode::kResourceExhausted) return status;
-    FEDMOE_RETURN_IF_ERROR(WaitBeforeRetry(status));
+    // A coordinator that is stopping still knows the session: there is nothing to register for.
+    if (status.code() != StatusCode::kResourceExhausted && !IsStopping(status)) return status;
+    if (until_ms && clock_.NowMs() >= *until_ms) return status;
+    FEDMOE_RETURN_IF_ERROR(WaitBeforeRetry(status, until_ms));
   }
 }
 
-Status ClientLoop::WaitBeforeRetry(const Status& why) {
+Status ClientLoop::WaitBeforeRetry(const Status& why, std::optional<Milliseconds> until_ms) {
   const Milliseconds now_ms = clock_.NowMs();
   if (!lost_since_ms_) lost_since_ms_ = now_ms;
   const Milliseconds lost_ms = now_ms - *lost_since_ms_;
@@ -194,16 +217,27 @@ Status ClientLoop::WaitBeforeRetry(const Status& why) {
   }
   Milliseconds delay_ms = backoff_.Next();
   if (limit_ms > 0) delay_ms = std::min(delay_ms, limit_ms - lost_ms);
-  if (backoff_.worth_telling()) {
-    const bool busy = why.code() == StatusCode::kResourceExhausted;
-    spdlog::warn("coordinator {} {} ({}); trying again in {}", options_.coordinator,
-                 busy ? "is too busy" : "cannot be reached", why.message(), Seconds(delay_ms));
-  }
+  if (until_ms) delay_ms = std::min(delay_ms, std::max<Milliseconds>(*until_ms - now_ms, 0));
+  TellWait(why, delay_ms);
   std::unique_lock<std::mutex> lock(mutex_);
   wake_.wait_for(lock, std::chrono::milliseconds(delay_ms), [this] { return stops_ > 0; });
   if (stops_ == 0) return Status::Ok();
   lock.unlock();
   return End(ClientEnd::kStopped, "stopped");
+}
+
+void ClientLoop::TellWait(const Status& why, Milliseconds delay_ms) {
+  if (IsStopping(why)) {
+    if (told_of_stopping_) return;
+    told_of_stopping_ = true;
+    spdlog::warn("coordinator {} is stopping{}; waiting for it to come back", options_.coordinator,
+                 why.message().substr(kStopping.size()));
+    return;
+  }
+  if (!backoff_.worth_telling()) return;
+  const bool busy = why.code() == StatusCode::kResourceExhausted;
+  spdlog::warn("coordinator {} {} ({}); trying again in {}", options_.coordinator,
+               busy ? "is too busy" : "cannot be reached", why.message(), Seconds(delay_ms));
 }
 
 }  // namespace fedmoe

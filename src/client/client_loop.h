@@ -20,6 +20,8 @@
 
 namespace fedmoe {
 
+class TaskWorker;
+
 struct ClientLoopOptions {
   std::string name;
   ClientRole role = ClientRole::kTrainer;
@@ -90,10 +92,15 @@ class ClientLoop {
   Status Accept(const RegisterReply& reply);
   Status Serve();
   Status Recover(const Status& status);
-  // Repeats `call` with backoff while the coordinator is too busy for it.
-  Status WhileBusy(const std::function<Status()>& call);
-  Status WaitBeforeRetry(const Status& why);
+  // Repeats `call` with backoff while the coordinator is too busy for it, until `until_ms` where
+  // that is given: then the last status.
+  Status WhileBusy(const std::function<Status()>& call,
+                   std::optional<Milliseconds> until_ms = std::nullopt);
+  Status WaitBeforeRetry(const Status& why, std::optional<Milliseconds> until_ms = std::nullopt);
+  void TellWait(const Status& why, Milliseconds delay_ms);
   Status End(ClientEnd end, std::string detail);
+  // Ends the work in hand, before what it reads is replaced.
+  void EndWork();
   bool stopping() const;
 
   // ---- Tasks (client_tasks.cc). OK: the task is off the client's hands, whatever became of it.
@@ -111,8 +118,10 @@ class ClientLoop {
   // The session is void: opens another, and goes on with the task if the run is still the same.
   Status ConnectAgain(TaskInHand& hand);
   Status Drop(const TaskInHand& hand);
-  Status SubmitUpdate(const TaskAssignment& task);
-  Status SubmitEvaluation(const TaskAssignment& task);
+  Status SubmitUpdate(const TaskInHand& hand);
+  Status SubmitEvaluation(const TaskInHand& hand);
+  // Until when a result is offered to a coordinator that is too busy for it.
+  Milliseconds SubmitUntil(const TaskInHand& hand) const;
   Status GiveBack(const TaskAssignment& task, const std::string& why);
   void FillBandwidth(TrainingFeedback& feedback) const;
 
@@ -131,7 +140,9 @@ class ClientLoop {
   SessionId session_;
   RegisterReply run_;
   std::optional<ModelSpec> spec_;
-  bool polled_ = false;  // since the last registration
+  bool polled_ = false;            // since the last registration
+  bool told_of_stopping_ = false;  // since the last poll that was served
+  TaskWorker* worker_ = nullptr;   // while Attend runs: it reads the trainer's and state_'s memory
   std::optional<SavedUpdate> saved_update_;
   std::optional<EvaluationResult> saved_evaluation_;
   std::optional<ClientOutcome> outcome_;

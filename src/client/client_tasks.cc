@@ -1,6 +1,7 @@
 // ClientLoop's work on one task.
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,9 @@ namespace {
 
 // The most of a reason that travels.
 constexpr std::size_t kMaxWhy = 1000;
+
+// How long the result of a task without a timeout is offered to a coordinator that is too busy.
+constexpr Milliseconds kSubmitLimitMs = 600'000;
 
 // Errors that the connection must recover from; any other is the task's own.
 bool IsConnectionError(const Status& status) {
@@ -37,6 +41,22 @@ std::string Experts(const std::vector<ExpertIndex>& experts) {
   if (experts.empty()) return "the trunk only";
   return fmt::format("{} expert{} ({})", experts.size(), experts.size() == 1 ? "" : "s",
                      fmt::join(experts, ", "));
+}
+
+const char* InWords(CancelReason reason) {
+  switch (reason) {
+    case CancelReason::kRoundOver:
+      return "the round is over without it";
+    case CancelReason::kRoundAborted:
+      return "the round was aborted";
+    case CancelReason::kSuperseded:
+      return "another session of this client took over";
+    case CancelReason::kRunOver:
+      return "the run is over";
+    case CancelReason::kTimedOut:
+      return "the coordinator heard nothing from this client for too long";
+  }
+  return "for a reason that is not known";
 }
 
 std::string Named(const TaskAssignment& task) {
@@ -64,7 +84,7 @@ Status ClientLoop::RunTask(const TaskAssignment& task) {
     if (const Status settled = state_.Promote(task.last_committed_task); !settled.ok()) {
       return GiveBack(task, settled.message());
     }
-    if (saved_evaluation_ && saved_evaluation_->task == task.task) return SubmitEvaluation(task);
+    if (saved_evaluation_ && saved_evaluation_->task == task.task) return SubmitEvaluation(hand);
     saved_evaluation_.reset();
     return Work(hand);
   }
@@ -77,7 +97,7 @@ Status ClientLoop::RunTask(const TaskAssignment& task) {
   }
   if (saved) {
     spdlog::info("{}: sending the finished update again", Named(task));
-    return SubmitUpdate(task);
+    return SubmitUpdate(hand);
   }
   saved_update_.reset();
   return Work(hand);
@@ -160,7 +180,7 @@ Status ClientLoop::Train(TaskInHand& hand, const ShardValues& shards) {
     return GiveBack(task, kept.message());
   }
   saved_update_ = SavedUpdate{task.task, task.attempt, std::move(result)};
-  return SubmitUpdate(task);
+  return SubmitUpdate(hand);
 }
 
 Status ClientLoop::Evaluate(TaskInHand& hand, const ShardValues& shards) {
@@ -174,7 +194,7 @@ Status ClientLoop::Evaluate(TaskInHand& hand, const ShardValues& shards) {
   if (hand.ended()) return Drop(hand);
   result.task = task.task;
   saved_evaluation_ = result;
-  return SubmitEvaluation(task);
+  return SubmitEvaluation(hand);
 }
 
 Status ClientLoop::Attend(TaskInHand& hand,
@@ -184,6 +204,9 @@ Status ClientLoop::Attend(TaskInHand& hand,
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   });
+  worker_ = &worker;
+  const std::unique_ptr<TaskWorker*, void (*)(TaskWorker**)> forget(
+      &worker_, [](TaskWorker** held) { *held = nullptr; });
   while (!worker.done()) {
     Milliseconds until_ms = hand.next_beat_ms;
     if (hand.task.timeout_ms > 0) {
@@ -229,8 +252,7 @@ Status ClientLoop::KeepInTouch(TaskInHand& hand, double progress) {
   }
   if (reply->cancel) {
     hand.cancelled = true;
-    spdlog::info("{}: cancelled by the coordinator: {}", Named(task),
-                 CancelReasonName(reply->reason));
+    spdlog::info("{}: task cancelled: {}", Named(task), InWords(reply->reason));
   }
   return Status::Ok();
 }
@@ -253,7 +275,13 @@ Status ClientLoop::Drop(const TaskInHand& hand) {
   return hand.cancelled ? Status::Ok() : GiveBack(hand.task, hand.give_back);
 }
 
-Status ClientLoop::SubmitUpdate(const TaskAssignment& task) {
+Milliseconds ClientLoop::SubmitUntil(const TaskInHand& hand) const {
+  return hand.task.timeout_ms > 0 ? hand.received_ms + hand.task.timeout_ms
+                                  : clock_.NowMs() + kSubmitLimitMs;
+}
+
+Status ClientLoop::SubmitUpdate(const TaskInHand& hand) {
+  const TaskAssignment& task = hand.task;
   TrainResult& result = saved_update_->result;
   FillBandwidth(result.feedback);
   const std::vector<OutgoingBlock> blocks = Outgoing(result);
@@ -268,10 +296,12 @@ Status ClientLoop::SubmitUpdate(const TaskAssignment& task) {
       };
   Verdict verdict;
   const Milliseconds start_ms = clock_.NowMs();
-  const Status status = WhileBusy([&] {
-    FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode));
-    return Status::Ok();
-  });
+  const Status status = WhileBusy(
+      [&] {
+        FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode));
+        return Status::Ok();
+      },
+      SubmitUntil(hand));
   const double megabytes = static_cast<double>(header.total_bytes) / 1e6;
   if (status.ok() && verdict.accepted()) {
     up_.Add(header.total_bytes, clock_.NowMs() - start_ms);
@@ -284,22 +314,25 @@ Status ClientLoop::SubmitUpdate(const TaskAssignment& task) {
     saved_update_.reset();
     return Status::Ok();
   }
-  if (IsConnectionError(status)) {
+  if (IsConnectionError(status) && status.code() != StatusCode::kResourceExhausted) {
     spdlog::info("{}: the update could not be sent; it is kept", Named(task));
     return status;
   }
+  saved_update_.reset();
   return GiveBack(task, "the update could not be sent: " + status.message());
 }
 
-Status ClientLoop::SubmitEvaluation(const TaskAssignment& task) {
-  const Status status =
-      WhileBusy([&] { return transport_.SubmitEvaluation(session_, *saved_evaluation_); });
+Status ClientLoop::SubmitEvaluation(const TaskInHand& hand) {
+  const TaskAssignment& task = hand.task;
+  const Status status = WhileBusy(
+      [&] { return transport_.SubmitEvaluation(session_, *saved_evaluation_); }, SubmitUntil(hand));
   if (status.ok()) {
     spdlog::info("{}: {:.0f} of {:.0f} examples correct", Named(task), saved_evaluation_->correct,
                  saved_evaluation_->examples);
     return status;
   }
-  if (IsConnectionError(status)) return status;
+  if (IsConnectionError(status) && status.code() != StatusCode::kResourceExhausted) return status;
+  saved_evaluation_.reset();
   return GiveBack(task, "the evaluation could not be sent: " + status.message());
 }
 

@@ -223,12 +223,23 @@ class FakeTrainer final : public Trainer {
   std::deque<std::function<Status(const TrainContext&)>> script;  // before each piece of work
   std::vector<std::string> states;                                // that training started from
   int trained = 0;
+  std::function<void()> on_prepare = [] {};
 
-  Status Prepare(const ModelSpec&, std::uint64_t) override { return prepared; }
+  Status Prepare(const ModelSpec& spec, std::uint64_t) override {
+    on_prepare();
+    spec_ = spec;
+    return prepared;
+  }
+  // Reads all that training reads.
+  void TouchAll() {
+    for (const ParameterBlock& block : spec_.blocks) touched_ += block.name.size();
+    for (const std::byte byte : state_) touched_ += static_cast<std::size_t>(byte);
+  }
   Result<TrainResult> Train(const TaskAssignment& task, const ShardValues& shards,
                             std::span<const std::byte> state,
                             const TrainContext& context) override {
     ++trained;
+    state_ = state;
     states.emplace_back(reinterpret_cast<const char*>(state.data()), state.size());
     FEDMOE_RETURN_IF_ERROR(RunScript(context));
     TrainResult result;
@@ -254,6 +265,10 @@ class FakeTrainer final : public Trainer {
   std::int64_t examples() const override { return 512; }
 
  private:
+  ModelSpec spec_;
+  std::span<const std::byte> state_;
+  std::size_t touched_ = 0;
+
   Status RunScript(const TrainContext& context) {
     if (script.empty()) return Status::Ok();
     const auto step = std::move(script.front());

@@ -134,7 +134,7 @@ TEST_F(ClientLoopTest, AHeartbeatCancelsTheTask) {
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "beat 1 5",
                                               "beat 1 5", "poll 1"));
-  EXPECT_THAT(log(), HasSubstr("round 1: cancelled by the coordinator: round_aborted\n"));
+  EXPECT_THAT(log(), HasSubstr("round 1: task cancelled: the round was aborted\n"));
 }
 
 TEST_F(ClientLoopTest, ALostSessionWhileTrainingIsReplacedAndTheWorkGoesOn) {
@@ -166,6 +166,112 @@ TEST_F(ClientLoopTest, ALostSessionThatLeadsToAnotherRunDropsTheWork) {
   trainer_.script = {UntilCancelled};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_TRUE(transport_.headers.empty());
+}
+
+// The worker reads what Prepare and BeginRun replace: a sanitizer sees it if they do not wait.
+TEST_F(ClientLoopTest, AnotherRunBeginsOnlyWhenTheWorkOfTheLastHasEnded) {
+  transport_.heartbeat_interval_ms = 1;
+  trainer_.with_state = true;
+  std::atomic<bool> training{false};
+  transport_.polls = {[] { return TaskReply(TrainTask(5, 1, 0)); },
+                      [] { return TaskReply(TrainTask(6, 2, 5)); }};
+  transport_.beats = {[&] {
+    transport_.run_id = "run-2";
+    return Aborted("unknown session");
+  }};
+  int prepared = 0;
+  trainer_.on_prepare = [&] {
+    EXPECT_FALSE(training) << "prepared while a task was being trained";
+    ++prepared;
+  };
+  trainer_.script = {[](const TrainContext&) { return Status::Ok(); },
+                     [&](const TrainContext& context) {
+                       training = true;
+                       while (!context.cancelled()) trainer_.TouchAll();
+                       // A batch that had begun still ends.
+                       for (int i = 0; i < 1000; ++i) trainer_.TouchAll();
+                       training = false;
+                       return Cancelled("cancelled");
+                     }};
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  EXPECT_EQ(prepared, 2);
+  EXPECT_THAT(trainer_.states, ElementsAre("", "state of 5"));
+  EXPECT_THAT(transport_.calls(), ::testing::Not(::testing::Contains("submit 2 6")));
+}
+
+TEST_F(ClientLoopTest, EveryReasonToCancelIsToldInWords) {
+  const std::map<CancelReason, std::string> words = {
+      {CancelReason::kRoundOver, "the round is over without it"},
+      {CancelReason::kRoundAborted, "the round was aborted"},
+      {CancelReason::kSuperseded, "another session of this client took over"},
+      {CancelReason::kRunOver, "the run is over"},
+      {CancelReason::kTimedOut, "the coordinator heard nothing from this client for too long"}};
+  transport_.heartbeat_interval_ms = 1;
+  for (const auto& [reason, text] : words) {
+    transport_.polls = {[] { return TaskReply(TrainTask(5, 3)); }};
+    transport_.beats = {[reason = reason] { return HeartbeatReply{true, reason}; }};
+    trainer_.script = {UntilCancelled};
+    Run();
+    EXPECT_THAT(log(), HasSubstr("round 3: task cancelled: " + text + "\n"));
+  }
+}
+
+TEST_F(ClientLoopTest, WaitsForACoordinatorThatIsStoppingAndSaysSoOnce) {
+  const auto stopping = [] {
+    return Unavailable("the coordinator is stopping: stopped by a user");
+  };
+  transport_.polls = {stopping, stopping, stopping, [] { return Unavailable("gone"); }};
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "poll 1", "poll 1",
+                                              "poll 1", "register alice", "poll 2"));
+  const std::string line =
+      "coordinator host:7070 is stopping: stopped by a user; waiting for it to come back\n";
+  EXPECT_THAT(log(), HasSubstr(line));
+  EXPECT_EQ(log().find("stopping"), log().rfind("stopping"));
+}
+
+TEST_F(ClientLoopTest, AnEndWithoutADetailIsStillTold) {
+  transport_.polls = {[] {
+    return NextTaskReply{.kind = NextTaskReply::Kind::kRunOver, .task = {}, .detail = ""};
+  }};
+  EXPECT_EQ(Run().detail, "the run is completed");
+  transport_.registrations = {[] { return FailedPrecondition(""); }};
+  EXPECT_EQ(Run().detail, "the coordinator gave no reason");
+}
+
+// Each try takes `step_ms`; the coordinator never has room. Returns the number of tries.
+int TriesOfSubmission(FakeTransport& transport, FakeTrainer& trainer, ClientState& state,
+                      const ClientLoopOptions& options, Milliseconds timeout_ms,
+                      Milliseconds step_ms) {
+  ManualClock clock;
+  int tries = 0;
+  transport.polls = {[timeout_ms] {
+    TaskAssignment task = TrainTask(5);
+    task.timeout_ms = timeout_ms;
+    return TaskReply(task);
+  }};
+  for (int i = 0; i < 50; ++i) {
+    transport.submissions.push_back([&] {
+      ++tries;
+      clock.Advance(step_ms);
+      return ResourceExhausted("no space left on device");
+    });
+  }
+  ClientLoop loop(transport, trainer, state, clock, options);
+  EXPECT_EQ(loop.Run().end, ClientEnd::kRunOver);
+  return tries;
+}
+
+TEST_F(ClientLoopTest, OffersAnUpdateUntilTheTasksTimeoutThenGivesItBack) {
+  EXPECT_EQ(TriesOfSubmission(transport_, trainer_, *state_, options_, 90'000, 30'000), 3);
+  EXPECT_THAT(transport_.calls(), ::testing::Contains("return 5: the update could not be sent: no "
+                                                      "space left on device"));
+}
+
+TEST_F(ClientLoopTest, OffersAnUpdateWithoutATimeoutForTenMinutes) {
+  EXPECT_EQ(TriesOfSubmission(transport_, trainer_, *state_, options_, 0, 120'000), 5);
+  EXPECT_THAT(transport_.calls(), ::testing::Contains("return 5: the update could not be sent: no "
+                                                      "space left on device"));
 }
 
 TEST_F(ClientLoopTest, GivesATaskBackThatTakesTooLong) {
