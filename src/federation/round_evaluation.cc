@@ -1,7 +1,7 @@
 // Evaluation of the versions published: tasks, metrics, reports in round order.
 #include <algorithm>
-#include <cmath>
 
+#include "federation/claims.h"
 #include "federation/round_internal.h"
 
 namespace fedmoe {
@@ -61,6 +61,15 @@ TaskAssignment EvaluationTask(RoundState& state, const ClientRecord& client,
   return task;
 }
 
+// What the global model consists of beside the trunk: under strategy none no expert is ever
+// trained, and none takes part.
+std::vector<ExpertIndex> TrainedExperts(const RunOptions& options) {
+  std::vector<ExpertIndex> experts;
+  if (options.alignment.strategy == AlignmentStrategy::kNone) return experts;
+  for (ExpertIndex expert = 0; expert < options.spec.experts; ++expert) experts.push_back(expert);
+  return experts;
+}
+
 // The evaluator's task, or the reason why there is none.
 void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunOptions& options,
                       const std::vector<ShardReference>& shards) {
@@ -71,10 +80,9 @@ void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunO
   if (!IsDue(state, options)) return SetReason(accuracy, loss, "not_due");
   for (const auto& [id, client] : state.clients) {
     if (!client.connected || client.role != ClientRole::kEvaluator) continue;
-    std::vector<ExpertIndex> all;
-    for (ExpertIndex expert = 0; expert < options.spec.experts; ++expert) all.push_back(expert);
     TaskState task;
-    task.assignment = EvaluationTask(state, client, std::move(all), options, shards);
+    task.assignment = EvaluationTask(state, client, TrainedExperts(options), options, shards);
+    task.instance = client.instance;
     evaluation.evaluator_task = task.assignment.task;
     evaluation.tasks.emplace(task.assignment.task, std::move(task));
     return;
@@ -97,6 +105,7 @@ void AddClientTasks(RoundState& state, EvaluationState& evaluation, const RunOpt
     SetReason(accuracy, loss, "");
     TaskState task;
     task.assignment = EvaluationTask(state, client, client.experts, options, shards);
+    task.instance = client.instance;
     evaluation.tasks.emplace(task.assignment.task, std::move(task));
   }
 }
@@ -176,9 +185,11 @@ void ReportFirst(Stepping& step, const char* expired_reason) {
   step.changed = true;
 }
 
+// Claims of a client; NaN fails every comparison.
 bool IsSane(const EvaluationReceived& event) {
-  return std::isfinite(event.loss) && event.loss >= 0.0 && std::isfinite(event.examples) &&
-         event.examples > 0.0 && event.correct >= 0.0 && event.correct <= event.examples;
+  return event.examples > 0.0 && event.examples <= static_cast<double>(kMaxClaimedCount) &&
+         event.correct >= 0.0 && event.correct <= event.examples && event.loss >= 0.0 &&
+         event.loss <= kMaxClaimedLoss * event.examples;
 }
 
 }  // namespace

@@ -38,16 +38,24 @@ std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
 
 void OnUpdate(Stepping& step, const UpdateReceived& event);
 void OnTaskReturned(Stepping& step, const TaskReturned& event);
-void OnAggregated(Stepping& step, const Aggregated& event);
-void OnAggregationFailed(Stepping& step, const AggregationFailed& event);
-void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event);
-void OnCheckpointFailed(Stepping& step, const CheckpointFailed& event);
 // Closes cells; once all are closed, begins the commit or aborts. False if the phase stayed.
 bool CloseRound(Stepping& step);
 // Open tasks of these clients, train and evaluate, become kLost. Returns their ids, ascending.
 std::vector<TaskId> LoseTasks(RoundState& state, const std::set<ClientId>& clients);
+
+// ---- round_commit.cc
+
+void OnAggregated(Stepping& step, const Aggregated& event);
+void OnAggregationFailed(Stepping& step, const AggregationFailed& event);
+void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event);
+void OnCheckpointFailed(Stepping& step, const CheckpointFailed& event);
 Aggregate AggregateAction(const RoundState& state, const RunOptions& options);
-// The round in hand ends without a trace but its attempt count.
+// The open train tasks, ascending.
+std::vector<TaskId> OpenTasks(const RoundState& state);
+// An attempt that did not come off: the same round is tried again, up to the limit.
+void AbortAttempt(Stepping& step, AbortReason reason, const std::string& detail);
+// The round in hand ends without a trace but its attempt count and
+// who sits out.
 void AbortInHand(Stepping& step, AbortReason reason, const std::string& detail);
 // Cancels what is open, reports what is due, ends the run.
 void FinishRun(Stepping& step, RunStatus status, const std::string& detail);

@@ -72,6 +72,7 @@ void Reopen(RoundState& state) {
   state.status = RunStatus::kRunning;
   state.status_detail.clear();
   state.attempt = 1;
+  state.sitting_out.clear();
   for (auto& [id, client] : state.clients) client.connected = false;
 }
 

@@ -7,6 +7,7 @@
 // Its laws (each a named test in tests/federation/round_laws_test.cc) stand in docs/laws.md.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct RunOptions {
   std::uint64_t seed = 1;
   RoundNumber rounds = 10;
   // Every assigned client must report, or the attempt aborts.
+  // Only declared capacity counts.
   bool deterministic = false;
   ParticipationOptions participation;
   AlignmentOptions alignment;
@@ -60,6 +62,13 @@ struct StepResult {
   // actions are carried out.
   bool changed = false;
 };
+
+// Above this many known clients, disconnected ones that no round ever merged and that have no task
+// are forgotten when another joins. A forgotten client may register again as a new one.
+constexpr std::size_t kMaxKnownClients = 4096;
+
+// Trainers and evaluators with a live session.
+int ConnectedClients(const RoundState& state);
 
 // The state of a new run whose version 0 consists of `shards`.
 RoundState InitialState(const RunOptions& options, std::vector<Digest> shards);

@@ -9,6 +9,7 @@
 
 #include "federation/alignment.h"
 #include "federation/capacity.h"
+#include "federation/expert_load.h"
 #include "federation/update.h"
 
 namespace fedmoe {
@@ -35,7 +36,9 @@ const char* AbortReasonName(AbortReason reason);
 
 struct ClientReport {
   ClientId client;
-  CapacityDecision capacity;
+  CapacityProfile profile;      // as the decision used it
+  CapacityDecision capacity;    // at dispatch
+  std::vector<double> fitness;  // by expert, as the plan used it
   std::vector<ExpertIndex> experts;
   // "accepted", "lost", "expired", or a RejectReason's name.
   std::string outcome;
@@ -58,11 +61,17 @@ struct RoundReport {
   Milliseconds started_ms = 0;
   Milliseconds committed_ms = 0;
   double seconds = 0.0;               // dispatch to commit
+  int connected_trainers = 0;         // when the attempt that was committed began
+  int clients_per_round = 0;          // as configured; 0 for all
+  int min_clients = 0;                // as configured
+  double quorum = 0.0;                // as configured
+  std::vector<ClientId> sat_out;      // rejected in an earlier attempt, so left out of this one
   std::vector<ClientReport> clients;  // by client id
   int accepted = 0;
   std::map<std::string, int> rejected;  // by RejectReason name
   std::vector<CellState> cells;         // trunk, then experts
   double train_loss = 0.0;              // over accepted updates, weighted by examples
+  ExpertLoad load;                      // with this round
   double load_cv = 0.0;                 // of this round's assignments
   double load_cv_floor = 0.0;
   double cumulative_load_cv = 0.0;  // of assignments over all committed rounds

@@ -1,4 +1,4 @@
-// Updates, cells and deadlines; commit and abort.
+// Updates, returned tasks, cells and deadlines.
 #include <algorithm>
 #include <cmath>
 
@@ -6,6 +6,9 @@
 
 namespace fedmoe {
 namespace {
+
+// Of a client's reason for returning a task, as kept in the run's status.
+constexpr std::size_t kMaxWhyBytes = 256;
 
 // ---- Updates.
 
@@ -150,50 +153,6 @@ bool UpdateCells(Stepping& step) {
   return all_closed;
 }
 
-// ---- Commit and abort.
-
-std::vector<TaskId> OpenTasks(const RoundState& state) {
-  std::vector<TaskId> open;
-  for (const auto& [id, task] : state.tasks) {
-    if (task.status == TaskStatus::kOpen) open.push_back(id);
-  }
-  return open;
-}
-
-// Nothing of the round in hand stays.
-void ClearRound(RoundState& state) {
-  state.phase = Phase::kSelection;
-  state.round = 0;
-  state.cohort.clear();
-  state.plan = AlignmentPlan{};
-  state.next_alignment_memory = AlignmentMemory{};
-  state.tasks.clear();
-  state.cells.clear();
-  state.cell_quorum_ms.clear();
-  state.new_shards.clear();
-}
-
-// An attempt that did not come off: the same round is tried again, up to the limit.
-void AbortAttempt(Stepping& step, AbortReason reason, const std::string& detail) {
-  RoundState& state = step.state;
-  const RoundNumber round = state.round;
-  const int attempt = state.attempt;
-  AbortInHand(step, reason, detail);
-  if (attempt < step.options.participation.max_aborts || state.stop_requested) return;
-  FinishRun(step, RunStatus::kFailed,
-            "round " + std::to_string(round) + " was aborted " + std::to_string(attempt) +
-                (attempt == 1 ? " time" : " times") + ", at last: " + detail);
-}
-
-// The commit failed: the run stops with the error, and can be resumed once its cause is gone.
-void FailCommit(Stepping& step, AbortReason reason, const std::string& what,
-                const std::string& error) {
-  const std::string detail =
-      what + " of round " + std::to_string(step.state.round) + " failed: " + error;
-  AbortInHand(step, reason, error);
-  FinishRun(step, RunStatus::kFailed, detail);
-}
-
 std::string MissingClients(const RoundState& state) {
   std::string names;
   for (const auto& [id, task] : state.tasks) {
@@ -201,89 +160,6 @@ std::string MissingClients(const RoundState& state) {
     names += (names.empty() ? "" : ", ") + task.assignment.client;
   }
   return names;
-}
-
-const char* OutcomeOf(const TaskState& task) {
-  switch (task.status) {
-    case TaskStatus::kAccepted:
-      return "accepted";
-    case TaskStatus::kRejected:
-      return RejectReasonName(task.reject);
-    case TaskStatus::kLost:
-      return "lost";
-    case TaskStatus::kOpen:
-    case TaskStatus::kExpired:
-      break;
-  }
-  return "expired";
-}
-
-// The accepted tasks enter fitness, load and the clients' records; tasks are in client order.
-void MergeFeedback(RoundState& state, const RunOptions& options) {
-  const auto experts = static_cast<std::size_t>(options.spec.experts);
-  std::vector<std::int64_t> assignments(experts, 0);
-  std::vector<double> tokens(experts, 0.0);
-  for (const auto& [id, task] : state.tasks) {
-    if (task.status != TaskStatus::kAccepted) continue;
-    const TrainingFeedback& feedback = task.feedback;
-    UpdateFitness(state.fitness, task.assignment.client, feedback, options.fitness);
-    for (const ExpertIndex expert : task.assignment.experts) {
-      const auto e = static_cast<std::size_t>(expert);
-      if (feedback.tokens[e] <= 0.0) continue;
-      ++assignments[e];
-      tokens[e] += feedback.tokens[e];
-    }
-    ClientRecord& client = state.clients.at(task.assignment.client);
-    client.experts = task.assignment.experts;
-    client.last_committed_task = id;
-    ++client.rounds_merged;
-    if (options.deterministic || client.role != ClientRole::kTrainer) continue;
-    if (feedback.down_bytes_per_s > 0.0)
-      client.profile.down_bytes_per_s = feedback.down_bytes_per_s;
-    if (feedback.up_bytes_per_s > 0.0) client.profile.up_bytes_per_s = feedback.up_bytes_per_s;
-    client.capacity = DeriveCapacity(client.profile, options.spec, options.training,
-                                     options.participation.deadline_ms);
-  }
-  RecordRound(state.load, assignments, tokens, options.alignment.load);
-}
-
-// Of the round that was just merged, before it is cleared.
-RoundReport MakeReport(const RoundState& state) {
-  RoundReport report;
-  report.round = state.round;
-  report.attempts = state.attempt;
-  report.started_ms = state.first_started_ms;
-  report.committed_ms = state.now_ms;
-  report.seconds = static_cast<double>(state.now_ms - state.started_ms) / 1000.0;
-  double loss = 0.0;
-  double examples = 0.0;
-  for (const auto& [id, task] : state.tasks) {
-    ClientReport client;
-    client.client = task.assignment.client;
-    client.capacity = state.clients.at(client.client).capacity;
-    client.experts = task.assignment.experts;
-    client.outcome = OutcomeOf(task);
-    client.examples = task.feedback.examples;
-    client.train_loss = task.feedback.train_loss;
-    client.train_s = task.feedback.train_s;
-    if (task.status == TaskStatus::kAccepted) {
-      ++report.accepted;
-      loss += task.feedback.train_loss * static_cast<double>(task.feedback.examples);
-      examples += static_cast<double>(task.feedback.examples);
-    }
-    report.clients.push_back(std::move(client));
-  }
-  report.rejected = state.rejected;
-  report.cells = state.cells;
-  report.train_loss = examples > 0.0 ? loss / examples : 0.0;
-  report.load_cv = state.plan.cv;
-  report.load_cv_floor = state.plan.floor_cv;
-  report.cumulative_load_cv = CoefficientOfVariation(state.load.assignments);
-  report.client_expert_information = ClientExpertInformation(state.fitness);
-  report.plan = state.plan;
-  report.cohort = state.cohort;
-  report.model_digest = ModelDigest(state.shards);
-  return report;
 }
 
 }  // namespace
@@ -321,16 +197,23 @@ void OnUpdate(Stepping& step, const UpdateReceived& event) {
 }
 
 void OnTaskReturned(Stepping& step, const TaskReturned& event) {
+  RoundState& state = step.state;
   const auto give_up = [&](std::map<TaskId, TaskState>& tasks) {
     const auto found = tasks.find(event.task);
-    if (found == tasks.end()) return;
+    if (found == tasks.end()) return false;
     TaskState& task = found->second;
-    if (task.assignment.client != event.client || task.status != TaskStatus::kOpen) return;
+    if (task.assignment.client != event.client || task.status != TaskStatus::kOpen) return false;
     task.status = TaskStatus::kLost;
     step.changed = true;
+    return true;
   };
-  give_up(step.state.tasks);
-  for (auto& [version, evaluation] : step.state.evaluations) give_up(evaluation.tasks);
+  for (auto& [version, evaluation] : state.evaluations) give_up(evaluation.tasks);
+  // A deterministic run waits for lost clients; this one is here, and will not do it.
+  if (give_up(state.tasks) && step.options.deterministic) {
+    AbortAttempt(step, AbortReason::kIncomplete,
+                 "client '" + event.client + "' returned " + TaskName(event.task) + ": " +
+                     event.why.substr(0, kMaxWhyBytes));
+  }
 }
 
 bool CloseRound(Stepping& step) {
@@ -376,90 +259,6 @@ std::vector<TaskId> LoseTasks(RoundState& state, const std::set<ClientId>& clien
   for (auto& [version, evaluation] : state.evaluations) lose(evaluation.tasks);
   std::sort(ids.begin(), ids.end());
   return ids;
-}
-
-Aggregate AggregateAction(const RoundState& state, const RunOptions& options) {
-  std::vector<AcceptedUpdate> accepted;
-  for (const auto& [id, task] : state.tasks) {
-    if (task.status != TaskStatus::kAccepted) continue;
-    accepted.push_back(AcceptedUpdate{.task = id,
-                                      .client = task.assignment.client,
-                                      .experts = task.assignment.experts,
-                                      .feedback = task.feedback});
-  }
-  return Aggregate{.round = state.round,
-                   .base_version = state.version,
-                   .plan = PlanAggregation(options.spec, std::move(accepted), options.aggregation)};
-}
-
-void AbortInHand(Stepping& step, AbortReason reason, const std::string& detail) {
-  RoundState& state = step.state;
-  step.changed = true;
-  step.Emit(AbortRound{
-      .round = state.round, .attempt = state.attempt, .reason = reason, .detail = detail});
-  step.Cancel(OpenTasks(state), CancelReason::kRoundAborted);
-  ClearRound(state);
-  ++state.attempt;
-}
-
-void FinishRun(Stepping& step, RunStatus status, const std::string& detail) {
-  RoundState& state = step.state;
-  step.changed = true;
-  step.Cancel(ExpireEvaluations(state), CancelReason::kRunOver);
-  ReportEvaluations(step, "run_over");
-  state.phase = Phase::kFinished;
-  state.status = status;
-  state.status_detail = detail;
-  step.Emit(Finish{.status = status, .detail = detail});
-}
-
-void OnAggregated(Stepping& step, const Aggregated& event) {
-  RoundState& state = step.state;
-  const bool again = state.phase == Phase::kCheckpointing;
-  if (event.round != state.round || (state.phase != Phase::kAggregating && !again)) return;
-  if (event.shards.size() != static_cast<std::size_t>(step.options.spec.ShardCount())) {
-    return FailCommit(step, AbortReason::kAggregationFailed, "aggregation",
-                      "it gave " + std::to_string(event.shards.size()) + " shards, the model has " +
-                          std::to_string(step.options.spec.ShardCount()));
-  }
-  if (again && event.shards != state.new_shards) {
-    return FailCommit(step, AbortReason::kAggregationFailed, "aggregation",
-                      "done again, it gave other shards than before");
-  }
-  if (!again) {
-    step.changed = true;
-    state.phase = Phase::kCheckpointing;
-    state.new_shards = event.shards;
-  }
-  step.Emit(WriteCheckpoint{.round = state.round, .shards = state.new_shards});
-}
-
-void OnAggregationFailed(Stepping& step, const AggregationFailed& event) {
-  const Phase phase = step.state.phase;
-  if (event.round != step.state.round) return;
-  if (phase != Phase::kAggregating && phase != Phase::kCheckpointing) return;
-  FailCommit(step, AbortReason::kAggregationFailed, "aggregation", event.error);
-}
-
-void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event) {
-  RoundState& state = step.state;
-  if (state.phase != Phase::kCheckpointing || event.round != state.round) return;
-  step.changed = true;
-  state.version = state.round;
-  state.shards = std::move(state.new_shards);
-  state.alignment_memory = std::move(state.next_alignment_memory);
-  MergeFeedback(state, step.options);
-  RoundReport report = MakeReport(state);
-  ClearRound(state);
-  state.attempt = 1;
-  state.rejected.clear();
-  step.Emit(PublishModel{.version = state.version, .shards = state.shards});
-  StartEvaluation(step, std::move(report));
-}
-
-void OnCheckpointFailed(Stepping& step, const CheckpointFailed& event) {
-  if (step.state.phase != Phase::kCheckpointing || event.round != step.state.round) return;
-  FailCommit(step, AbortReason::kCheckpointFailed, "checkpoint", event.error);
 }
 
 }  // namespace fedmoe

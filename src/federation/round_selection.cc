@@ -1,6 +1,8 @@
 // Joins and admission; the cohort, its alignment and dispatch.
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <utility>
 
 #include "common/counter_rng.h"
 #include "federation/round_internal.h"
@@ -80,18 +82,33 @@ void ExpireTasksOf(RoundState& state, const ClientId& client) {
   expire(state.tasks);
 }
 
-// All connected trainers that may take part, sorted; or the attempt's draw of them.
-std::vector<ClientId> DrawCohort(const RoundState& state, const RunOptions& options) {
-  const ParticipationOptions& participation = options.participation;
+// All connected trainers that may take part, sorted.
+std::vector<ClientId> ConnectedTrainers(const RoundState& state, const RunOptions& options) {
   std::vector<ClientId> trainers;
   for (const auto& [id, client] : state.clients) {
     if (!client.connected || client.role != ClientRole::kTrainer) continue;
-    if (client.capacity.fits_trunk || participation.too_small == TooSmallPolicy::kTrunkOnly) {
+    if (client.capacity.fits_trunk ||
+        options.participation.too_small == TooSmallPolicy::kTrunkOnly) {
       trainers.push_back(id);
     }
   }
+  return trainers;
+}
+
+// The attempt's draw of the trainers, sorted; none where they are too few. Those whose update an
+// aborted attempt of this round rejected are left out while there are enough others; never in
+// deterministic runs, where a fault must not change who takes part.
+std::vector<ClientId> DrawCohort(const RoundState& state, std::vector<ClientId> trainers,
+                                 const RunOptions& options) {
+  const ParticipationOptions& participation = options.participation;
   const auto minimum = static_cast<std::size_t>(std::max(1, participation.min_clients));
   if (trainers.size() < minimum) return {};
+  if (!options.deterministic) {
+    std::vector<ClientId> others;
+    std::set_difference(trainers.begin(), trainers.end(), state.sitting_out.begin(),
+                        state.sitting_out.end(), std::back_inserter(others));
+    if (others.size() >= minimum) trainers = std::move(others);
+  }
   if (participation.per_round > 0 &&
       trainers.size() > static_cast<std::size_t>(participation.per_round)) {
     const RoundNumber round = state.version + 1;
@@ -116,6 +133,23 @@ Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<Cli
   problem.seed = options.seed;
   problem.round = state.version + 1;
   return Align(problem, options.alignment, memory);
+}
+
+// What the plan was made with, by cohort, for the report.
+std::vector<ClientReport> TellSelection(const RoundState& state) {
+  std::vector<ClientReport> selected;
+  for (std::size_t i = 0; i < state.cohort.size(); ++i) {
+    const ClientRecord& client = state.clients.at(state.cohort[i]);
+    ClientReport& report = selected.emplace_back();
+    report.client = client.client;
+    report.profile = client.profile;
+    report.capacity = client.capacity;
+    for (ExpertIndex expert = 0; expert < state.fitness.experts; ++expert) {
+      report.fitness.push_back(state.fitness.At(client.client, expert));
+    }
+    report.experts = state.plan.ExpertsOf(static_cast<int>(i));
+  }
+  return selected;
 }
 
 // Tasks in client order, ids rising.
@@ -154,7 +188,38 @@ void OpenCells(RoundState& state, int experts) {
   }
 }
 
+bool HasTask(const RoundState& state, const ClientId& client) {
+  const auto has = [&](const std::map<TaskId, TaskState>& tasks) {
+    return std::any_of(tasks.begin(), tasks.end(),
+                       [&](const auto& entry) { return entry.second.assignment.client == client; });
+  };
+  return has(state.tasks) ||
+         std::any_of(state.evaluations.begin(), state.evaluations.end(),
+                     [&](const auto& entry) { return has(entry.second.tasks); });
+}
+
+// Names that came and went without a trace in the model, the longest silent first, until no more
+// than kMaxKnownClients are known.
+void ForgetClients(RoundState& state) {
+  if (state.clients.size() <= kMaxKnownClients) return;
+  std::vector<std::pair<Milliseconds, ClientId>> idle;
+  for (const auto& [id, client] : state.clients) {
+    if (client.connected || client.rounds_merged > 0 || HasTask(state, id)) continue;
+    idle.emplace_back(client.last_heard_ms, id);
+  }
+  std::sort(idle.begin(), idle.end());
+  for (const auto& [heard_ms, id] : idle) {
+    if (state.clients.size() <= kMaxKnownClients) return;
+    state.clients.erase(id);
+  }
+}
+
 }  // namespace
+
+int ConnectedClients(const RoundState& state) {
+  return static_cast<int>(std::count_if(state.clients.begin(), state.clients.end(),
+                                        [](const auto& entry) { return entry.second.connected; }));
+}
 
 void OnJoined(Stepping& step, const ClientJoined& event) {
   RoundState& state = step.state;
@@ -193,7 +258,10 @@ void OnJoined(Stepping& step, const ClientJoined& event) {
     step.Cancel(LoseTasks(state, {event.client}), CancelReason::kSuperseded);
     ExpireTasksOf(state, event.client);
   }
-  if (!same) state.clients[event.client] = ClientRecord{};
+  if (!same) {
+    state.clients[event.client] = ClientRecord{};
+    std::erase(state.sitting_out, event.client);
+  }
   ClientRecord& client = state.clients[event.client];
   client.client = event.client;
   client.role = event.role;
@@ -208,11 +276,14 @@ void OnJoined(Stepping& step, const ClientJoined& event) {
                         .superseded = same && connected,
                         .capacity = capacity});
   Redispatch(step, event.client);
+  ForgetClients(state);
 }
 
 bool StartRound(Stepping& step) {
   RoundState& state = step.state;
-  std::vector<ClientId> cohort = DrawCohort(state, step.options);
+  std::vector<ClientId> trainers = ConnectedTrainers(state, step.options);
+  const int connected_trainers = static_cast<int>(trainers.size());
+  std::vector<ClientId> cohort = DrawCohort(state, std::move(trainers), step.options);
   if (cohort.empty()) return false;
   step.changed = true;
   AlignmentMemory memory = state.alignment_memory;
@@ -229,11 +300,14 @@ bool StartRound(Stepping& step) {
   if (state.attempt == 1) state.first_started_ms = state.now_ms;
   state.cohort = std::move(cohort);
   state.plan = std::move(plan).value();
+  state.connected_trainers = connected_trainers;
+  state.selected = TellSelection(state);
   state.next_alignment_memory = std::move(memory);
   std::vector<TaskAssignment> tasks = MakeTasks(state, step.options);
   for (const TaskAssignment& task : tasks) {
     TaskState& entry = state.tasks[task.task];
     entry.assignment = task;
+    entry.instance = state.clients.at(task.client).instance;
   }
   OpenCells(state, step.options.spec.experts);
   step.Emit(Dispatch{.tasks = std::move(tasks)});

@@ -54,6 +54,7 @@ enum class TaskStatus {
 
 struct TaskState {
   TaskAssignment assignment;
+  std::string instance;  // of the client that it was given to
   TaskStatus status = TaskStatus::kOpen;
   RejectReason reject = RejectReason::kNone;
   TrainingFeedback feedback;  // of an accepted update
@@ -92,8 +93,10 @@ struct RoundState {
   RoundNumber round = 0;
   int attempt = 1;  // of the round in hand, or of the next one
   Milliseconds started_ms = 0;
-  Milliseconds first_started_ms = 0;  // of attempt 1
-  std::vector<ClientId> cohort;       // sorted
+  Milliseconds first_started_ms = 0;   // of attempt 1
+  std::vector<ClientId> cohort;        // sorted
+  std::vector<ClientReport> selected;  // by cohort: what the plan was made with; no outcome yet
+  int connected_trainers = 0;          // when the attempt began
   AlignmentPlan plan;
   AlignmentMemory next_alignment_memory;  // becomes alignment_memory at the commit
   std::map<TaskId, TaskState> tasks;
@@ -101,6 +104,8 @@ struct RoundState {
   std::vector<Milliseconds> cell_quorum_ms;  // when the cell reached its quorum; -1 for not yet
   std::vector<Digest> new_shards;            // while checkpointing
   std::map<std::string, int> rejected;  // RejectReason name -> count, over the round's attempts
+  // Their update was rejected in an attempt of this round that was aborted; sorted.
+  std::vector<ClientId> sitting_out;
 
   std::map<ModelVersion, EvaluationState> evaluations;  // in flight
 };

@@ -30,7 +30,7 @@ struct TaskAssignment {
       0;            // train: the round that the update belongs to; evaluate: the version evaluated
   int attempt = 1;  // of the round
   ModelVersion version = 0;            // the model to start from
-  std::vector<ExpertIndex> experts;    // held, ascending; an evaluator holds all
+  std::vector<ExpertIndex> experts;    // held, ascending; an evaluator holds all that are trained
   std::vector<ShardReference> shards;  // trunk, then the experts held
   TrainingOptions training;            // with the round's learning rate already in learning_rate
   std::uint64_t seed = 0;              // the run's seed: key for every draw of the client

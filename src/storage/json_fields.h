@@ -60,23 +60,26 @@ FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, cv, fl
                    bounds, relaxed)
 FEDMOE_JSON_FIELDS(AlignmentMemory, pinned)
 
-FEDMOE_JSON_FIELDS(ClientReport, client, capacity, experts, outcome, examples, train_loss, train_s)
+FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, experts, outcome, examples,
+                   train_loss, train_s)
 FEDMOE_JSON_FIELDS(Metric, value, reason)
-FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, seconds, clients,
-                   accepted, rejected, cells, train_loss, load_cv, load_cv_floor,
+FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, seconds,
+                   connected_trainers, clients_per_round, min_clients, quorum, sat_out, clients,
+                   accepted, rejected, cells, train_loss, load, load_cv, load_cv_floor,
                    cumulative_load_cv, client_expert_information, plan, cohort, global_accuracy,
                    global_loss, personalised_accuracy, personalised_loss, bytes_down, bytes_up,
                    model_digest)
 
 FEDMOE_JSON_FIELDS(ClientRecord, client, role, instance, session, connected, last_heard_ms, profile,
                    capacity, experts, last_committed_task, rounds_merged)
-FEDMOE_JSON_FIELDS(TaskState, assignment, status, reject, feedback)
+FEDMOE_JSON_FIELDS(TaskState, assignment, instance, status, reject, feedback)
 FEDMOE_JSON_FIELDS(EvaluationResult, task, correct, loss, examples)
 FEDMOE_JSON_FIELDS(EvaluationState, report, deadline_ms, tasks, evaluator_task, results)
 FEDMOE_JSON_FIELDS(RoundState, phase, status, status_detail, now_ms, stop_requested, clients,
                    next_session, next_task, version, shards, fitness, load, alignment_memory, round,
-                   attempt, started_ms, first_started_ms, cohort, plan, next_alignment_memory,
-                   tasks, cells, cell_quorum_ms, new_shards, rejected, evaluations)
+                   attempt, started_ms, first_started_ms, cohort, selected, connected_trainers,
+                   plan, next_alignment_memory, tasks, cells, cell_quorum_ms, new_shards, rejected,
+                   sitting_out, evaluations)
 
 FEDMOE_JSON_FIELDS(ClientJoined, at_ms, client, role, instance, profile)
 FEDMOE_JSON_FIELDS(Heartbeat, at_ms, client, session)

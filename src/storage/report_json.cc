@@ -11,12 +11,32 @@ Json ValueOrNull(const Metric& metric) { return metric.value ? Json(*metric.valu
 
 Json ReasonOrNull(const Metric& metric) { return metric.value ? Json() : Json(metric.reason); }
 
+Json ProfileJson(const CapacityProfile& profile) {
+  return {{"memory_bytes", profile.memory_bytes},
+          {"compute_flops_per_s", profile.compute_flops_per_s},
+          {"down_bytes_per_s", profile.down_bytes_per_s},
+          {"up_bytes_per_s", profile.up_bytes_per_s},
+          {"examples", profile.examples},
+          {"max_experts", profile.max_experts}};
+}
+
+Json LoadJson(const ExpertLoad& load) {
+  return {{"round_assignments", load.round_assignments},
+          {"round_tokens", load.round_tokens},
+          {"assignments", load.assignments},
+          {"tokens", load.tokens},
+          {"average_tokens", load.average_tokens},
+          {"deficit", load.deficit}};
+}
+
 Json ClientJson(const ClientReport& client) {
   return {{"client", client.client},
+          {"profile", ProfileJson(client.profile)},
           {"experts_capacity", client.capacity.experts},
           {"capacity_reason", CapacityReasonName(client.capacity.reason)},
           {"memory_bytes", client.capacity.memory_bytes},
           {"predicted_round_s", client.capacity.round_s},
+          {"fitness", client.fitness},
           {"experts", client.experts},
           {"outcome", client.outcome},
           {"examples", client.examples},
@@ -44,6 +64,11 @@ std::string ReportToJsonLine(const RoundReport& report) {
   line["round"] = report.round;
   line["attempts"] = report.attempts;
   line["seconds"] = report.seconds;
+  line["connected_trainers"] = report.connected_trainers;
+  line["clients_per_round"] = report.clients_per_round;
+  line["min_clients"] = report.min_clients;
+  line["quorum"] = report.quorum;
+  line["sat_out"] = report.sat_out;
   line["clients"] = Json::array();
   for (const ClientReport& client : report.clients) line["clients"].push_back(ClientJson(client));
   line["accepted"] = report.accepted;
@@ -51,6 +76,7 @@ std::string ReportToJsonLine(const RoundReport& report) {
   line["cells"] = Json::array();
   for (const CellState cell : report.cells) line["cells"].push_back(CellStateName(cell));
   line["train_loss"] = report.train_loss;
+  line["load"] = LoadJson(report.load);
   line["load_cv"] = report.load_cv;
   line["load_cv_floor"] = report.load_cv_floor;
   line["cumulative_load_cv"] = report.cumulative_load_cv;

@@ -1,4 +1,7 @@
 // Evaluation of published versions, the end of a run, and what a restart does.
+#include <cmath>
+#include <limits>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -90,6 +93,44 @@ TEST(Evaluation, ANullMetricHasItsReason) {
   odd.CommitRound();
   odd.Evaluate("e", 101, 100);
   EXPECT_EQ(report_of(odd), "null(bad_result) null(not_configured)");
+}
+
+// Under strategy none the experts keep their random initial values: they are no part of the model.
+TEST(Evaluation, StrategyNoneEvaluatesTrunkAndHeadOnly) {
+  RunOptions options = Evaluated(EvaluationMode::kBoth);
+  options.alignment.strategy = AlignmentStrategy::kNone;
+  RoundDriver run = Started(options);
+  const std::string text = run.CommitRound();
+  EXPECT_THAT(text, HasSubstr("dispatch e task=3 evaluate version=1 experts=[]\n"));
+  EXPECT_THAT(text, HasSubstr("dispatch a task=4 evaluate version=1 experts=[]"));
+  EXPECT_EQ(run.EvaluationOf("e").shards.size(), 1u) << "the trunk";
+}
+
+TEST(Evaluation, AbsurdResultsAreBadResults) {
+  const double nan = std::nan("");
+  const double infinity = std::numeric_limits<double>::infinity();
+  struct Claim {
+    double correct, loss, examples;
+    bool good = false;
+  };
+  for (const Claim& claim :
+       {Claim{50, 100, 100, true}, Claim{0, 1e8, 100, true}, Claim{1e12, 0, 1e12, true},
+        Claim{nan, 1, 1}, Claim{1, nan, 1}, Claim{1, 1, nan}, Claim{1, infinity, 1},
+        Claim{1, 1, infinity}, Claim{1, 1, 2e12}, Claim{0, 1, 0}, Claim{-1, 1, 1}, Claim{2, 1, 1},
+        Claim{1, -1, 1}, Claim{50, 1.1e8, 100}}) {
+    RoundDriver run = Started(Evaluated(EvaluationMode::kEvaluator));
+    run.CommitRound();
+    run.Apply(EvaluationReceived{.at_ms = 0,
+                                 .task = run.EvaluationOf("e").task,
+                                 .client = "e",
+                                 .correct = claim.correct,
+                                 .loss = claim.loss,
+                                 .examples = claim.examples});
+    const Metric accuracy = run.Last<Report>().report.global_accuracy;
+    EXPECT_EQ(accuracy.value.has_value(), claim.good)
+        << claim.correct << " " << claim.loss << " " << claim.examples;
+    EXPECT_EQ(accuracy.reason, claim.good ? "" : "bad_result");
+  }
 }
 
 TEST(Evaluation, IsDueEverySoManyRoundsAndAtTheLast) {

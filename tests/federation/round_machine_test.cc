@@ -413,6 +413,22 @@ TEST(Deterministic, AnyMissingUpdateAbortsTheAttempt) {
                                           "clients reported; missing: b\n"));
 }
 
+TEST(Deterministic, AReturnedTaskOfAConnectedClientAbortsTheAttemptAtOnce) {
+  RunOptions options = TinyOptions();
+  options.deterministic = true;
+  RoundDriver run(options);
+  run.Join("a");
+  run.Join("b");
+  EXPECT_THAT(run.Return("b"),
+              HasSubstr("abort round=1 attempt=1 incomplete: client 'b' returned task 2: shutting "
+                        "down\ncancel tasks=[1] round_aborted\n"
+                        "dispatch a task=3 train round=1 attempt=2"));
+  run.Return("a");
+  EXPECT_THAT(run.Return("a"),
+              HasSubstr("finish failed: round 1 was aborted 3 times, at last: client 'a' returned "
+                        "task 5: shutting down\n"));
+}
+
 TEST(Commit, TellsTheRoundInItsReport) {
   RoundDriver run(TinyOptions());
   run.Join("a", 1);

@@ -144,8 +144,8 @@ inline std::string ToText(const std::vector<Action>& actions) {
 
 inline std::string Dump(const TaskState& task) {
   const TrainingFeedback& f = task.feedback;
-  std::string text = TaskText(task.assignment) + " " + TaskStatusText(task.status) +
-                     " reject=" + RejectReasonName(task.reject) +
+  std::string text = TaskText(task.assignment) + " of " + task.instance + " " +
+                     TaskStatusText(task.status) + " reject=" + RejectReasonName(task.reject) +
                      " rate=" + Exact(task.assignment.training.learning_rate) +
                      " timeout=" + std::to_string(task.assignment.timeout_ms) + " shards=";
   for (const ShardReference& shard : task.assignment.shards) {
@@ -172,6 +172,25 @@ inline std::string Dump(const AlignmentMemory& memory) {
   return text + "\n";
 }
 
+inline std::string Dump(const ExpertLoad& load) {
+  return ListText(load.assignments) + ListText(load.round_assignments) + ListText(load.tokens) +
+         ListText(load.round_tokens) + ListText(load.average_tokens) + ListText(load.deficit) +
+         "\n";
+}
+
+inline std::string Dump(const std::vector<ClientReport>& clients) {
+  std::string text;
+  for (const ClientReport& client : clients) {
+    text += client.client + " k=" + std::to_string(client.capacity.experts) + "," +
+            std::to_string(client.profile.max_experts) +
+            " down=" + Exact(client.profile.down_bytes_per_s) +
+            " fitness=" + ListText(client.fitness) + " experts=" + ListText(client.experts) + " " +
+            client.outcome + "," + std::to_string(client.examples) + "," +
+            Exact(client.train_loss) + "\n";
+  }
+  return text;
+}
+
 inline std::string Dump(const RoundReport& report) {
   std::string text = ToText(Report{.report = report}) + " " + Exact(report.train_loss) + " " +
                      Exact(report.cumulative_load_cv) + " " +
@@ -185,7 +204,8 @@ inline std::string Dump(const RoundReport& report) {
                                &report.personalised_accuracy, &report.personalised_loss}) {
     text += (metric->value ? Exact(*metric->value) : metric->reason) + " ";
   }
-  return text + Dump(report.plan);
+  text += std::to_string(report.connected_trainers) + ListText(report.sat_out);
+  return text + Dump(report.clients) + Dump(report.load) + Dump(report.plan);
 }
 
 inline std::string Dump(const ClientRecord& client) {
@@ -207,12 +227,6 @@ inline std::string Dump(const FitnessTable& table) {
             ListText(row.second_seen) + "\n";
   }
   return text;
-}
-
-inline std::string Dump(const ExpertLoad& load) {
-  return ListText(load.assignments) + ListText(load.round_assignments) + ListText(load.tokens) +
-         ListText(load.round_tokens) + ListText(load.average_tokens) + ListText(load.deficit) +
-         "\n";
 }
 
 inline std::string Dump(const EvaluationState& evaluation) {
@@ -250,7 +264,9 @@ inline std::string DebugString(const RoundState& state) {
       " attempt=" + std::to_string(state.attempt) + " started=" + std::to_string(state.started_ms) +
       "," + std::to_string(state.first_started_ms) + " cohort=" + ListText(state.cohort) +
       " cells=" + CellsText(state.cells) + ListText(state.cell_quorum_ms) +
-      " new=" + ListText(state.new_shards) + "\n";
+      " new=" + ListText(state.new_shards) +
+      " connected=" + std::to_string(state.connected_trainers) +
+      " sitting_out=" + ListText(state.sitting_out) + "\n" + Dump(state.selected);
   text += DumpModelSide(state) + Dump(state.plan) + Dump(state.next_alignment_memory);
   for (const auto& [id, client] : state.clients) text += Dump(client);
   for (const auto& [id, task] : state.tasks) text += Dump(task);

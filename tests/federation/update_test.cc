@@ -100,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{[](S& s) { s.header.total_bytes = 66'361; }, R::kOverSize,
                          "the update is 66361 bytes, task 7 needs at most 66360"},
                     Case{[](S& s) { s.header.feedback.train_loss = -1; }, R::kBadFeedback,
-                         "feedback.train_loss is -1, must be finite and at least 0"},
+                         "feedback.train_loss is -1, must be 0 to 1e+06"},
                     Case{[](S& s) { s.header.feedback.tokens[0] = 1; }, R::kBadFeedback,
                          "feedback.tokens[0] is 1, but the task does not hold expert 0"}));
 
