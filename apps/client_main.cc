@@ -59,6 +59,13 @@ CapacityProfile ProfileOf(const ClientConfig& config) {
   if (profile.compute_flops_per_s <= 0.0) {
     profile.compute_flops_per_s =
         MeasureExpertFlops(kBenchmarkWidth, kBenchmarkExpertWidth, kBenchmarkBudgetS);
+    if (DetectBlas() == BlasFlavour::kReference) {
+      spdlog::warn(
+          "the compute benchmark ran at {:.1f} GFLOP/s, on the reference BLAS: an optimised one is "
+          "many times faster, and the "
+          "coordinator gives this client less work than it could do",
+          profile.compute_flops_per_s / 1e9);
+    }
   }
   spdlog::info("capacity: {:.0f} MB of memory, {:.1f} GFLOP/s",
                static_cast<double>(profile.memory_bytes) / 1e6, profile.compute_flops_per_s / 1e9);

@@ -54,7 +54,7 @@ class AdminTest(EndToEndTest):
         self.expect_exit(client, 0)
         summary = read_summary(self.folder / "run")
         self.assertEqual((summary["status"], summary["rounds"], summary["final_accuracy"]), ("stopped", 0, None))
-        self.assertIn("cancelled by the coordinator: round_aborted", client.log())
+        self.assertIn("task cancelled: the round was aborted", client.log())
 
     def test_no_coordinator(self):
         where = f"127.0.0.1:{free_port()}"
