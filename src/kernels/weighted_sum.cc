@@ -51,6 +51,21 @@ void WeightedSum(std::span<const float* const> sources, std::span<const double> 
   }
 }
 
+void AccumulateWeighted(std::span<const float* const> sources, std::span<const double> weights,
+                        std::span<double> sums) {
+  for (std::size_t start = 0; start < sums.size(); start += kTile) {
+    const std::size_t count = std::min(kTile, sums.size() - start);
+    for (std::size_t s = 0; s < sources.size(); ++s) {
+      if (weights[s] == 0.0) continue;
+      Accumulate(sources[s] + start, weights[s], count, sums.data() + start);
+    }
+  }
+}
+
+void RoundSums(std::span<const double> sums, std::span<float> out) {
+  Round(sums.data(), out.size(), out.data());
+}
+
 void WeightedSumReference(std::span<const float* const> sources, std::span<const double> weights,
                           std::span<float> out) {
   for (std::size_t i = 0; i < out.size(); ++i) {

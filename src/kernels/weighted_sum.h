@@ -11,6 +11,13 @@ namespace fedmoe {
 // sources with weight 0 are not read. No source: zeros. Not threaded; thread-safe.
 void WeightedSum(std::span<const float* const> sources, std::span<const double> weights,
                  std::span<float> out);
+// sums[i] += sum_s weights[s] * double(sources[s][i]), in source order: called for one group of
+// sources after another on zeros, and rounded at the end, it gives the bits of WeightedSum over
+// all. The rest as above.
+void AccumulateWeighted(std::span<const float* const> sources, std::span<const double> weights,
+                        std::span<double> sums);
+// out[i] = float(sums[i]); both have the same size.
+void RoundSums(std::span<const double> sums, std::span<float> out);
 // The plain loop that the fast version is tested against.
 void WeightedSumReference(std::span<const float* const> sources, std::span<const double> weights,
                           std::span<float> out);

@@ -109,6 +109,35 @@ TEST(WeightedSum, EqualsTheReferenceBitForBit) {
   }
 }
 
+TEST(WeightedSum, GroupsOfSourcesGiveTheSameBits) {
+  constexpr std::uint64_t kSeed = 20260102;
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  CounterRng rng(kSeed);
+  for (const std::size_t size : {1, 17, 1023, 1024, 2049}) {
+    std::vector<std::vector<float>> values;
+    std::vector<const float*> sources;
+    std::vector<double> weights;
+    for (std::size_t s = 0; s < 7; ++s) {
+      values.push_back(RandomValues(rng, size));
+      weights.push_back(s == 4 ? 0.0 : rng.NextUniform());
+    }
+    for (const std::vector<float>& source : values) sources.push_back(source.data());
+    std::vector<float> whole(size, kPoison);
+    WeightedSum(sources, weights, whole);
+    for (const std::size_t group : {1, 2, 3, 7}) {
+      std::vector<double> sums(size, 0.0);
+      for (std::size_t first = 0; first < sources.size(); first += group) {
+        const std::size_t count = std::min(group, sources.size() - first);
+        AccumulateWeighted(std::span(sources).subspan(first, count),
+                           std::span(weights).subspan(first, count), sums);
+      }
+      std::vector<float> grouped(size, kPoison);
+      RoundSums(sums, grouped);
+      ASSERT_EQ(Bits(grouped), Bits(whole)) << size << " values in groups of " << group;
+    }
+  }
+}
+
 TEST(WeightedSum, WritesNothingPastTheOutput) {
   const std::vector<float> a(1030, 1.0F);
   const std::vector<const float*> sources{a.data()};
