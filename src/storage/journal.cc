@@ -192,6 +192,10 @@ Status Journal::Commit() {
 // The events in the queue are part of the state that is given, so they need no row of their own.
 Status Journal::Snapshot(const RoundState& state) {
   const std::string text = StateToJson(state);
+  // JSON has no number that is not finite; a run must not be left with a state that cannot be read.
+  if (const Status readable = StateFromJson(text).status(); !readable.ok()) {
+    return Internal(database_->path + ": the state cannot be read back: " + readable.message());
+  }
   FEDMOE_RETURN_IF_ERROR(database_->Transaction([&]() -> Status {
     FEDMOE_RETURN_IF_ERROR(database_->Run("DELETE FROM events", {}));
     return database_->Run("INSERT OR REPLACE INTO snapshot (id, state) VALUES (1, ?)", {text});

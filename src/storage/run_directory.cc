@@ -167,6 +167,16 @@ Status RunDirectory::RepairReports() {
   return Status::Ok();
 }
 
+Status RunDirectory::RemoveNewRun() {
+  const std::string journal = JournalPath();
+  for (const std::string& path :
+       {journal, journal + "-wal", journal + "-shm", JoinPath(CheckpointsPath(), "000000.json"),
+        JoinPath(CheckpointsPath(), "000000.safetensors"), JoinPath(path_, "config.yaml")}) {
+    if (files_.Exists(path)) FEDMOE_RETURN_IF_ERROR(files_.Remove(path));
+  }
+  return files_.SyncDirectory(path_);
+}
+
 Status RunDirectory::WriteConfig(const std::string& yaml) {
   return WriteFileAtomically(files_, JoinPath(path_, "config.yaml"), yaml);
 }

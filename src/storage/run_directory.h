@@ -40,6 +40,11 @@ class RunDirectory {
   // True once a journal exists: the run was started before.
   bool HasRun() const;
 
+  // Takes back a start that failed before the run had a client: its journal, configuration and
+  // version 0. The journal must be closed. HasRun() is false after it, also where it stopped half
+  // way.
+  Status RemoveNewRun();
+
   Status WriteConfig(const std::string& yaml);      // config.yaml
   Status WriteAddress(const std::string& address);  // address: host:port that the server listens on
   // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once). A

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -163,27 +164,41 @@ Result<bool> PaddingIsZero(const RandomAccessFile& file, std::uint64_t end) {
 }
 
 constexpr std::uint32_t kExponent = 0x7f80'0000;
+constexpr std::uint32_t kMagnitude = 0x7fff'ffff;
+// Larger values in a delta are no training, and their squares would leave the numbers.
+constexpr float kMaxMagnitude = 1e30F;
 
-bool AllFinite(std::span<const std::byte> floats) {
+// NaN and infinities are beyond every limit when read as whole numbers.
+bool AllWithinLimit(std::span<const std::byte> floats) {
+  constexpr auto kLimit = std::bit_cast<std::uint32_t>(kMaxMagnitude);
   std::uint32_t found = 0;
   for (std::size_t i = 0; i < floats.size(); i += sizeof(float)) {
     std::uint32_t bits;
     std::memcpy(&bits, floats.data() + i, sizeof(bits));
-    found |= static_cast<std::uint32_t>((bits & kExponent) == kExponent);
+    found |= static_cast<std::uint32_t>((bits & kMagnitude) > kLimit);
   }
   return found == 0;
 }
 
-// "element 17 is NaN" for the first element that is not finite; `first` is the index of floats[0].
-std::string NameNotFinite(std::span<const std::byte> floats, std::uint64_t first) {
+// "trunk: element 17 is NaN", or "block 'trunk' holds 3e+38, beyond 1e30", for the first element
+// that is beyond the limit; `first` is the index of floats[0].
+std::string NameBeyondLimit(std::span<const std::byte> floats, std::uint64_t first,
+                            const std::string& name) {
   for (std::size_t i = 0; i < floats.size(); i += sizeof(float)) {
     std::uint32_t bits;
     std::memcpy(&bits, floats.data() + i, sizeof(bits));
-    if ((bits & kExponent) != kExponent) continue;
+    if ((bits & kMagnitude) <= std::bit_cast<std::uint32_t>(kMaxMagnitude)) continue;
+    if ((bits & kExponent) != kExponent) {
+      std::array<char, 32> value{};
+      std::snprintf(value.data(), value.size(), "%g",
+                    static_cast<double>(std::bit_cast<float>(bits)));
+      return "block '" + name + "' holds " + value.data() + ", beyond 1e30";
+    }
     const bool nan = (bits & 0x007f'ffff) != 0;
-    return "element " + std::to_string(first + i / sizeof(float)) + " is " + (nan ? "NaN" : "Inf");
+    return name + ": element " + std::to_string(first + i / sizeof(float)) + " is " +
+           (nan ? "NaN" : "Inf");
   }
-  return "all elements are finite";
+  return name + ": all elements are finite";
 }
 
 std::string NameOf(const UpdateBlock& block, const ModelSpec& spec) {
@@ -211,8 +226,8 @@ Result<Verdict> VerifyPayload(const RandomAccessFile& file, const UpdateBlock& b
     for (std::uint64_t at = 0; at < window; at += kPieceBytes) {
       const auto piece = region->bytes().subspan(at, std::min(kPieceBytes, window - at));
       crc = Crc32c(piece, crc);
-      if (not_finite.empty() && !AllFinite(piece)) {
-        not_finite = NameNotFinite(piece, (done + at) / sizeof(float));
+      if (not_finite.empty() && !AllWithinLimit(piece)) {
+        not_finite = NameBeyondLimit(piece, (done + at) / sizeof(float), name);
       }
     }
     done += window;
@@ -220,7 +235,7 @@ Result<Verdict> VerifyPayload(const RandomAccessFile& file, const UpdateBlock& b
   if (crc != header.payload_crc32c) {
     return Verdict{RejectReason::kBadChecksum, name + ": payload: wrong checksum"};
   }
-  if (!not_finite.empty()) return Verdict{RejectReason::kNotFinite, name + ": " + not_finite};
+  if (!not_finite.empty()) return Verdict{RejectReason::kNotFinite, not_finite};
   return Verdict{};
 }
 

@@ -1,13 +1,14 @@
 #include "storage/journal.h"
 
 #include <filesystem>
-#include <map>
+#include <limits>
 
 #include <gtest/gtest.h>
 #include <sqlite3.h>
 
 #include "tests/storage/random_fields.h"
 #include "tests/storage/storage_support.h"
+#include "tests/support/full_disk.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -149,48 +150,22 @@ TEST_F(JournalTest, CannotBeMadeInAMissingDirectory) {
             "INTERNAL: " + path + ": unable to open database file");
 }
 
-// SQLite's default file system with a disk that can be full: SQLite's own files do not go through
-// our seam, so this is theirs.
-class FullDisk {
- public:
-  FullDisk() : original_(sqlite3_vfs_find(nullptr)), copy_(*original_) {
-    copy_.zName = "full_disk";
-    copy_.xOpen = [](sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out) {
-      const int code = current_->original_->xOpen(current_->original_, name, file, flags, out);
-      if (code != SQLITE_OK || file->pMethods == nullptr) return code;
-      // The database and its log have method tables of their own, with one write in common.
-      current_->base_write_ = file->pMethods->xWrite;
-      sqlite3_io_methods& methods = current_->methods_[file->pMethods];
-      methods = *file->pMethods;
-      methods.xWrite = [](sqlite3_file* target, const void* bytes, int count,
-                          sqlite3_int64 offset) {
-        if (current_->writes_left_ == 0) return SQLITE_FULL;
-        if (current_->writes_left_ > 0) --current_->writes_left_;
-        return current_->base_write_(target, bytes, count, offset);
-      };
-      file->pMethods = &methods;
-      return code;
-    };
-    current_ = this;
-    sqlite3_vfs_register(&copy_, 1);
-  }
-  ~FullDisk() {
-    sqlite3_vfs_unregister(&copy_);
-    sqlite3_vfs_register(original_, 1);
-    current_ = nullptr;
-  }
-
-  // Writes that still succeed; -1 for all.
-  void Allow(int writes) { writes_left_ = writes; }
-
- private:
-  static inline FullDisk* current_ = nullptr;
-  sqlite3_vfs* original_;
-  sqlite3_vfs copy_;
-  std::map<const sqlite3_io_methods*, sqlite3_io_methods> methods_;
-  int (*base_write_)(sqlite3_file*, const void*, int, sqlite3_int64) = nullptr;
-  int writes_left_ = -1;
-};
+TEST_F(JournalTest, RefusesAStateThatItCouldNotReadBack) {
+  auto journal = Open();
+  RoundState state;
+  state.version = 7;
+  ASSERT_OK(journal->Snapshot(state));
+  journal->Append(Tick{.at_ms = 5});
+  ASSERT_OK(journal->Commit());
+  state.version = 8;
+  state.clients["a"].profile.compute_flops_per_s = std::numeric_limits<double>::infinity();
+  const Status status = journal->Snapshot(state);
+  EXPECT_EQ(status.code(), StatusCode::kInternal) << status.ToString();
+  EXPECT_TRUE(status.message().starts_with(path_ + ": the state cannot be read back: state"))
+      << status.message();
+  EXPECT_EQ(Times(*journal), std::vector<Milliseconds>{5});
+  EXPECT_EQ((*journal->Recover())->snapshot.version, 7);
+}
 
 TEST_F(JournalTest, KeepsTheQueueWhenTheDiskIsFull) {
   FullDisk disk;

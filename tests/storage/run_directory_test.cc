@@ -1,6 +1,7 @@
 #include "storage/run_directory.h"
 
 #include <filesystem>
+#include <set>
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -48,6 +49,24 @@ class RunDirectoryTest : public ::testing::Test {
   UnsyncedFileSystem disk_;
   FaultFileSystem files_{disk_};
 };
+
+TEST_F(RunDirectoryTest, TakesBackANewRun) {
+  const auto directory = Open();
+  ASSERT_OK(directory->WriteConfig("a: 1\n"));
+  for (const char* name : {"journal.sqlite", "journal.sqlite-wal", "checkpoints/000000.json",
+                           "checkpoints/000000.safetensors", "notes"}) {
+    WriteAll(path_ + "/" + name, "x");
+  }
+  ASSERT_TRUE(directory->HasRun());
+  ASSERT_OK(directory->RemoveNewRun());
+  EXPECT_FALSE(directory->HasRun());
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path_)) {
+    names.insert(entry.path().filename());
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"checkpoints", "coordinator.lock", "notes", "spool"}));
+  EXPECT_OK(directory->RemoveNewRun());
+}
 
 TEST_F(RunDirectoryTest, MakesItsParts) {
   const auto directory = Open();
