@@ -1,6 +1,5 @@
 // fedmoe-coordinator: reads a configuration, starts or resumes its run, serves clients until the
 // run is over.
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -52,18 +51,13 @@ Status WriteFleet(const CoordinatorConfig& config, const std::string& directory)
 }
 
 CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
-  // A client that waits for work is heard of only when its poll ends and it asks again; a hold of
-  // the heartbeat timeout's length would lose it every time.
-  const Milliseconds poll_hold_ms =
-      std::min(config.server.poll_hold_ms, config.run.participation.heartbeat_timeout_ms / 2);
   CoreOptions options{.run = config.run,
                       .run_name = config.name,
-                      .poll_hold_ms = poll_hold_ms,
+                      .poll_hold_ms = config.server.poll_hold_ms,
                       .heartbeat_interval_ms = config.server.heartbeat_interval_ms,
                       .max_clients = config.server.max_clients,
                       .worker_threads = config.server.worker_threads,
-                      .keep_versions = config.storage.keep_versions,
-                      .extra_update_bytes = config.server.max_update_bytes};
+                      .keep_versions = config.storage.keep_versions};
   options.run.spec = std::move(spec);
   return options;
 }
@@ -86,6 +80,16 @@ Status SettleConfig(RunDirectory& directory, const CoordinatorConfig& config, bo
                         "; a resumed run keeps its own:";
   for (const std::string& conflict : conflicts) message += "\n  " + conflict;
   return FailedPrecondition(message);
+}
+
+// A run that never came to serve a client must not stand in the way of the next start.
+int FailNewRun(bool is_new, RunDirectory& directory, const Status& status, int code) {
+  if (is_new) {
+    if (Status removed = directory.RemoveNewRun(); !removed.ok())
+      spdlog::warn("{}: the run that did not start remains: {}", directory.path(),
+                   removed.message());
+  }
+  return Fail(status, code);
 }
 
 // Keeps the last report for the summary, beside the table.
@@ -117,6 +121,7 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
       config.storage.directory.empty() ? JoinPath("runs", config.name) : config.storage.directory;
   Result<std::unique_ptr<RunDirectory>> directory = RunDirectory::Open(PosixFileSystem(), path);
   if (!directory.ok()) return Fail(directory.status(), kExitDirectory);
+  const bool is_new = !(*directory)->HasRun();
   if (Status settled = SettleConfig(**directory, config, resume); !settled.ok())
     return Fail(settled, kExitDirectory);
 
@@ -137,9 +142,12 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
   Watcher watcher(config.live_table, config.run.rounds);
   Result<std::unique_ptr<CoordinatorCore>> core = CoordinatorCore::Start(
       CoreOptionsOf(config, std::move(spec)), PosixFileSystem(), **directory, clock, &watcher);
-  if (!core.ok()) return Fail(core.status(), kExitDirectory);
+  if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
   Result<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(**core, config.server.address);
-  if (!server.ok()) return Fail(server.status(), kExitAddress);
+  if (!server.ok()) {
+    core->reset();
+    return FailNewRun(is_new, **directory, server.status(), kExitAddress);
+  }
   if (Status written = (*directory)->WriteAddress((*server)->address()); !written.ok())
     return Fail(written, kExitFailed);
   spdlog::info("run {} listens on {}, writes to {}", config.name, (*server)->address(), path);

@@ -135,7 +135,6 @@ void AddServer(const SchemaSection& section, ServerOptions& server) {
   section.Seconds("heartbeat_interval_s", server.heartbeat_interval_ms, {0.001, 3600.0});
   section.Integer("max_clients", server.max_clients, {1, 100'000});
   section.Integer("worker_threads", server.worker_threads, {1, kMaxThreads});
-  section.Bytes("max_update_bytes", server.max_update_bytes);
 }
 
 // Binds every key; the keys of `fleet` are written only if there is one.

@@ -20,7 +20,6 @@ struct ServerOptions {
   Milliseconds heartbeat_interval_ms = 5'000;
   int max_clients = 1'000;  // registered at once; more are turned away
   int worker_threads = 2;
-  std::uint64_t max_update_bytes = 0;  // on top of what a task's blocks can need; 0 for only that
 };
 
 struct StorageOptions {

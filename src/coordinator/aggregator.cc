@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -16,21 +16,35 @@ namespace {
 
 constexpr std::int64_t kWindowElements = std::int64_t{1} << 20;
 
-// An accepted update open in the spool, with its blocks by parameter.
-struct OpenUpdate {
-  std::unique_ptr<RandomAccessFile> file;
-  std::map<int, UpdateBlock> blocks;
+// Updates that are open and mapped at once, so that files and memory do not grow with the clients.
+constexpr std::size_t kGroup = 8;
+
+// Where an accepted update in the spool has its payloads: its parameters, ascending, and their
+// offsets in the file.
+struct SpooledUpdate {
+  TaskId task = 0;
+  std::vector<int> parameters;
+  std::vector<std::uint64_t> offsets;
+
+  std::optional<std::uint64_t> OffsetOf(int parameter) const {
+    const auto found = std::lower_bound(parameters.begin(), parameters.end(), parameter);
+    if (found == parameters.end() || *found != parameter) return std::nullopt;
+    return offsets[static_cast<std::size_t>(found - parameters.begin())];
+  }
 };
 
-Result<OpenUpdate> OpenSpooled(const Spool& spool, TaskId task, const ModelSpec& spec) {
-  OpenUpdate update;
-  FEDMOE_ASSIGN_OR_RETURN(update.file, spool.Read(task));
-  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*update.file, task, spec.blocks.size()));
+Result<SpooledUpdate> FindBlocks(const Spool& spool, TaskId task, const ModelSpec& spec) {
+  SpooledUpdate update{.task = task, .parameters = {}, .offsets = {}};
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file, spool.Read(task));
+  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*file, task, spec.blocks.size()));
   if (!parsed.verdict.accepted()) {
     return DataLoss("spooled update of task " + std::to_string(task) + ": " +
                     parsed.verdict.detail);
   }
-  for (const UpdateBlock& block : parsed.blocks) update.blocks[block.parameter] = block;
+  for (const UpdateBlock& block : parsed.blocks) {
+    update.parameters.push_back(block.parameter);
+    update.offsets.push_back(block.payload_offset);
+  }
   return update;
 }
 
@@ -39,12 +53,13 @@ Result<OpenUpdate> OpenSpooled(const Spool& spool, TaskId task, const ModelSpec&
 class ShardMerger {
  public:
   ShardMerger(const ModelSpec& spec, const AggregationOptions& options, const AggregationPlan& plan,
-              const std::vector<OpenUpdate>& updates, const StoredShard& base,
-              const ShardStore& store)
+              const std::vector<SpooledUpdate>& updates, const Spool& spool,
+              const StoredShard& base, const ShardStore& store)
       : spec_(spec),
         options_(options),
         plan_(plan),
         updates_(updates),
+        spool_(spool),
         base_(base),
         store_(store) {}
 
@@ -100,6 +115,7 @@ class ShardMerger {
       if (changes) {
         FEDMOE_RETURN_IF_ERROR(SumWindow(index, at, count, weights));
         Apply();
+        FEDMOE_RETURN_IF_ERROR(CheckFinite(index));
       }
       FEDMOE_RETURN_IF_ERROR(sinks.values(window_));
       if (!window_first_.empty()) FEDMOE_RETURN_IF_ERROR(sinks.first(window_first_));
@@ -125,28 +141,54 @@ class ShardMerger {
       Copy(second_, at, count, window_second_, static_cast<float>(options_.tau * options_.tau));
   }
 
+  // In groups of clients, in their order: the sum is the same for any size of the groups.
   Status SumWindow(int index, std::int64_t at, std::int64_t count,
                    const std::vector<double>& weights) {
+    sums_.assign(static_cast<std::size_t>(count), 0.0);
+    std::vector<std::size_t> group;
+    for (std::size_t i = 0; i < updates_.size(); ++i) {
+      if (weights[i] > 0.0) group.push_back(i);
+      if (group.size() < kGroup && i + 1 < updates_.size()) continue;
+      FEDMOE_RETURN_IF_ERROR(AddGroup(group, index, at, count, weights));
+      group.clear();
+    }
+    delta_.resize(static_cast<std::size_t>(count));
+    RoundSums(sums_, delta_);
+    return Status::Ok();
+  }
+
+  Status AddGroup(const std::vector<std::size_t>& group, int index, std::int64_t at,
+                  std::int64_t count, const std::vector<double>& weights) {
+    std::vector<std::unique_ptr<RandomAccessFile>> files;
     std::vector<std::unique_ptr<MappedRegion>> regions;
     std::vector<const float*> sources;
     std::vector<double> used;
-    for (std::size_t i = 0; i < updates_.size(); ++i) {
-      if (!(weights[i] > 0.0)) continue;
-      const auto block = updates_[i].blocks.find(index);
-      if (block == updates_[i].blocks.end()) {
-        return Internal("update of task " + std::to_string(plan_.updates[i]) +
+    for (const std::size_t i : group) {
+      const std::optional<std::uint64_t> offset = updates_[i].OffsetOf(index);
+      if (!offset) {
+        return Internal("update of task " + std::to_string(updates_[i].task) +
                         " has weight but no block '" + spec_.blocks[index].name + "'");
       }
-      FEDMOE_ASSIGN_OR_RETURN(
-          auto region, updates_[i].file->Map(block->second.payload_offset + at * sizeof(float),
-                                             count * sizeof(float)));
+      FEDMOE_ASSIGN_OR_RETURN(auto file, spool_.Read(updates_[i].task));
+      FEDMOE_ASSIGN_OR_RETURN(auto region,
+                              file->Map(*offset + at * sizeof(float), count * sizeof(float)));
       sources.push_back(reinterpret_cast<const float*>(region->bytes().data()));
+      files.push_back(std::move(file));
       regions.push_back(std::move(region));
       used.push_back(weights[i]);
     }
-    delta_.resize(static_cast<std::size_t>(count));
-    WeightedSum(sources, used, delta_);
+    AccumulateWeighted(sources, used, sums_);
     return Status::Ok();
+  }
+
+  // A model that is no longer made of numbers must not be published.
+  Status CheckFinite(int index) const {
+    if (AllFinite(window_) && AllFinite(window_first_) && AllFinite(window_second_)) {
+      return Status::Ok();
+    }
+    return Internal("block '" + spec_.blocks[index].name +
+                    "' would not be finite: lower aggregation.learning_rate or the clients' "
+                    "learning rate");
   }
 
   void Apply() {
@@ -169,11 +211,13 @@ class ShardMerger {
   const ModelSpec& spec_;
   const AggregationOptions& options_;
   const AggregationPlan& plan_;
-  const std::vector<OpenUpdate>& updates_;
+  const std::vector<SpooledUpdate>& updates_;
+  const Spool& spool_;
   const StoredShard& base_;
   const ShardStore& store_;
   std::unique_ptr<MappedRegion> values_, first_, second_;
   std::vector<float> window_, window_first_, window_second_, delta_;
+  std::vector<double> sums_;
 };
 
 }  // namespace
@@ -181,9 +225,9 @@ class ShardMerger {
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, const Spool& spool, ShardStore& store) {
-  std::vector<OpenUpdate> updates;
+  std::vector<SpooledUpdate> updates;
   for (const TaskId task : plan.updates) {
-    FEDMOE_ASSIGN_OR_RETURN(OpenUpdate update, OpenSpooled(spool, task, spec));
+    FEDMOE_ASSIGN_OR_RETURN(SpooledUpdate update, FindBlocks(spool, task, spec));
     updates.push_back(std::move(update));
   }
   std::vector<ShardContent> changed;
@@ -194,7 +238,7 @@ Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions&
     content.moment_count = MomentCount(options.optimizer);
     content.steps = stored.steps + 1;
     content.write = [&, stored](const ShardContent::Sinks& sinks) {
-      return ShardMerger(spec, options, plan, updates, stored, store).Write(sinks);
+      return ShardMerger(spec, options, plan, updates, spool, stored, store).Write(sinks);
     };
     changed.push_back(std::move(content));
   }

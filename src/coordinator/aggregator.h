@@ -11,8 +11,8 @@ namespace fedmoe {
 // Stages version `version` in the store: for every changed shard, block by block in windows, the
 // weighted sum of the updates' deltas in client order, then the server optimiser's step on values
 // and moments. Memory: a few windows of 4 MiB, whatever the model and the number of clients. Blocks
-// without weight keep values and moments bit for bit. Deterministic. Errors name the update or
-// shard.
+// without weight keep values and moments bit for bit. A block that would not be finite is an error.
+// Deterministic. Errors name the update, shard or block.
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, const Spool& spool, ShardStore& store);

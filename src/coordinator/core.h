@@ -41,7 +41,6 @@ struct CoreOptions {
   int worker_threads = 2;
   int keep_versions = 3;
   std::size_t queue_limit = 4'096;  // commands waiting; more are refused with RESOURCE_EXHAUSTED
-  std::uint64_t extra_update_bytes = 0;  // on top of MaxUpdateBytes
 };
 
 // Told what happens, on the round thread; must not block or call back into the core.
@@ -63,8 +62,10 @@ class Upload : public std::enable_shared_from_this<Upload> {
   using VerdictDone = std::function<void(Result<Verdict>)>;
 
   Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
-         std::unique_ptr<IncomingUpdate> file);
-  // Appends a piece to the spool on the pool; `done` is called there.
+         std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket);
+  ~Upload();
+  // Appends a piece to the spool on the pool; `done` is called there. What is past the announced
+  // size is counted and not kept: Finish() then rejects the update.
   void Append(std::string bytes, Done done);
   // All pieces are there: validates, makes durable and counts the update. `done` is called on the
   // round thread, after the journal has it.
@@ -80,6 +81,14 @@ class Upload : public std::enable_shared_from_this<Upload> {
   const TaskAssignment task_;
   const UpdateHeader header_;
   std::unique_ptr<IncomingUpdate> file_;
+  std::uint64_t received_bytes_ = 0;
+  const std::shared_ptr<void> ticket_;  // counts among the task's uploads while it lives
+  const std::weak_ptr<WorkerPool> pool_;
+};
+
+// Names one NextTask call, so that its caller can say that it has gone.
+struct Poll {
+  std::atomic<bool> abandoned{false};
 };
 
 // The outcome of BeginUpdate: a verdict at once (stale, duplicate, over its size), or an upload to
@@ -107,9 +116,12 @@ class CoordinatorCore {
   ~CoordinatorCore();
 
   void Register(RegisterRequest request, Callback<RegisterReply> done);
-  void NextTask(SessionId session, Callback<NextTaskReply> done);
-  // The caller of a parked NextTask has gone.
-  void AbandonPoll(SessionId session);
+  // Holds the call until there is a task; while it is held its client counts as heard. After a
+  // completed run kRunOver; after a stopped or failed one UNAVAILABLE, for it may be taken up
+  // again.
+  void NextTask(SessionId session, std::shared_ptr<Poll> poll, Callback<NextTaskReply> done);
+  // The caller of this NextTask has gone: it ends with CANCELLED and takes no task.
+  void AbandonPoll(const std::shared_ptr<Poll>& poll);
   void Beat(SessionId session, TaskId task, double progress, Callback<HeartbeatReply> done);
   void BeginUpdate(SessionId session, UpdateHeader header, Callback<UploadStart> done);
   void SubmitEvaluation(SessionId session, EvaluationResult result, Callback<bool> done);
@@ -134,8 +146,17 @@ class CoordinatorCore {
   friend class Upload;
   struct ParkedPoll {
     std::uint64_t session = 0;
+    std::shared_ptr<Poll> poll;
     Milliseconds until_ms = 0;
     Callback<NextTaskReply> done;
+  };
+  struct Registering {
+    Callback<RegisterReply> done;
+    std::uint32_t protocol = 0;  // the version agreed on
+  };
+  struct Touched {
+    std::optional<Milliseconds> last_ms;
+    bool posted = false;  // its command waits in the queue
   };
 
   CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
@@ -144,6 +165,7 @@ class CoordinatorCore {
   fedmoe::Status ContinueRun(RecoveredRun recovered);
   fedmoe::Status CheckStoredSpec() const;
   fedmoe::Status ReadHistory();
+  bool SummarySaysCompleted() const;
   Result<std::uint32_t> CheckRegistration(const RegisterRequest& request) const;
   void OpenUpload(const TaskAssignment& task, const UpdateHeader& header, const SessionId& session,
                   const Callback<UploadStart>& reply);
@@ -155,6 +177,10 @@ class CoordinatorCore {
   void Handle(const Event& event);
   void Execute(Action action);
   void Flush();  // journal, then the replies that waited for it
+  fedmoe::Status MakeDurable();
+  void HearParkedPolls();
+  void Hear(const SessionId& session);
+  Result<NextTaskReply> EndOfRun(const ClientId& client);
   void OnFatal(const fedmoe::Status& status);
   void FinishIfToldAll();
   void EndHeldPolls();
@@ -176,7 +202,7 @@ class CoordinatorCore {
   void HandleUpdate(UpdateHeader header, const Verdict& content);
   void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
                  const Upload::VerdictDone& done);
-  void WriteReports();
+  fedmoe::Status WriteReports();
   fedmoe::Status CheckSession(const SessionId& session);
   const TaskState* FindTask(TaskId task) const;
   void DeliverTasks(const ClientId& client);
@@ -218,7 +244,7 @@ class CoordinatorCore {
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<Spool> spool_;
-  std::unique_ptr<WorkerPool> pool_;
+  std::shared_ptr<WorkerPool> pool_;  // uploads may outlive the core
   CommandQueue queue_;
 
   // Round thread only.
@@ -226,7 +252,6 @@ class CoordinatorCore {
   Milliseconds origin_ms_ = 0;  // Clock time at which the coordinator's own clock stood at base_ms_
   Milliseconds base_ms_ = 0;
   double earlier_wall_s_ = 0.0;  // of the run before this process
-  int unwritten_events_ = 0;
   bool journal_dirty_ = false;
   bool snapshot_due_ = false;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
@@ -235,7 +260,8 @@ class CoordinatorCore {
   std::map<ClientId, ParkedPoll> polls_;
   std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
   std::map<TaskId, CancelReason> cancelled_;
-  std::map<ClientId, Callback<RegisterReply>> registering_;
+  std::map<ClientId, Registering> registering_;
+  std::map<TaskId, std::vector<std::weak_ptr<void>>> uploads_;   // under way
   std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;  // of the event in hand
   std::optional<Manifest> staged_;
   std::set<ClientId> told_;  // know that the run is over
@@ -245,13 +271,14 @@ class CoordinatorCore {
   fedmoe::Status fatal_;
 
   std::atomic<std::uint64_t> bytes_down_{0}, bytes_up_{0};
+  std::atomic<bool> sweep_posted_{false};  // abandoned polls are about to be ended
 
   mutable std::mutex mutex_;
   std::condition_variable finished_condition_;
   bool finished_ = false;
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
-  std::map<ClientId, Milliseconds> touched_;
+  std::map<ClientId, Touched> touched_;
 
   std::thread thread_;
 };

@@ -37,17 +37,19 @@ void CoordinatorCore::On(AdmitClient& action) {
   }
   told_.erase(action.client);
   pending_.erase(action.client);
-  if (action.superseded)
-    EndPoll(action.client, Aborted("the session was superseded by a newer one of the same client"));
+  // Also one of a session that was lost: it would swallow a task of the new one.
+  EndPoll(action.client, Aborted("the session was superseded by a newer one of the same client"));
   if (client.role == ClientRole::kTrainer) {
     spdlog::info("client {} joins: up to {} experts ({})", action.client, action.capacity.experts,
                  CapacityReasonName(action.capacity.reason));
   } else {
     spdlog::info("evaluator {} joins", action.client);
   }
+  const auto waiting = registering_.find(action.client);
+  if (waiting == registering_.end()) return;
   RegisterReply reply{.run_id = run_id_,
                       .run_name = options_.run_name,
-                      .protocol = kProtocolMax,
+                      .protocol = waiting->second.protocol,
                       .session = action.session,
                       .preset = options_.run.spec.preset,
                       .options = options_.run.spec.options,
@@ -55,15 +57,13 @@ void CoordinatorCore::On(AdmitClient& action) {
                       .seed = options_.run.seed,
                       .heartbeat_interval_ms = options_.heartbeat_interval_ms,
                       .capacity = action.capacity};
-  if (const auto waiting = registering_.find(action.client); waiting != registering_.end()) {
-    DeferReply<RegisterReply>(waiting->second, std::move(reply));
-  }
+  DeferReply<RegisterReply>(waiting->second.done, std::move(reply));
 }
 
 void CoordinatorCore::On(TurnAwayClient& action) {
   spdlog::warn("client {} is turned away: {}", action.client, action.message);
   if (const auto waiting = registering_.find(action.client); waiting != registering_.end()) {
-    Defer([done = waiting->second, status = fedmoe::Status(action.code, action.message)](
+    Defer([done = waiting->second.done, status = fedmoe::Status(action.code, action.message)](
               const fedmoe::Status&) { done(status); });
   }
 }
@@ -160,16 +160,19 @@ void CoordinatorCore::On(AbortRound& action) {
 
 // One that cannot be written stays for the next time; until then the journal keeps the events that
 // it tells of.
-void CoordinatorCore::WriteReports() {
+fedmoe::Status CoordinatorCore::WriteReports() {
   while (!reports_.empty()) {
     const fedmoe::Status written = directory_.AppendReport(reports_.front());
     if (!written.ok()) {
-      spdlog::error("round {}: the report could not be written: {}", reports_.front().round,
-                    written.message());
-      return;
+      const fedmoe::Status status =
+          written.WithContext("the report of round " + std::to_string(reports_.front().round) +
+                              " could not be written");
+      spdlog::error("{}", status.message());
+      return status;
     }
     reports_.erase(reports_.begin());
   }
+  return fedmoe::Status::Ok();
 }
 
 void CoordinatorCore::On(Report& action) {
@@ -197,10 +200,7 @@ void CoordinatorCore::On(Finish& action) {
   Defer([this, status = action.status, detail = action.detail](const fedmoe::Status& durable) {
     if (!durable.ok()) return;
     Conclude(status, detail);
-    for (auto& [client, poll] : std::exchange(polls_, {})) {
-      told_.insert(client);
-      poll.done(NextTaskReply{.kind = NextTaskReply::Kind::kRunOver, .task = {}, .detail = detail});
-    }
+    for (auto& [client, poll] : std::exchange(polls_, {})) poll.done(EndOfRun(client));
   });
 }
 

@@ -11,6 +11,7 @@
 namespace fedmoe {
 namespace {
 
+constexpr std::uint64_t kMaxSummaryBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kMaxReportsBytes = std::uint64_t{1} << 30;
 
 }  // namespace
@@ -36,7 +37,7 @@ fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_ASSIGN_OR_RETURN(
       store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
-  pool_ = std::make_unique<WorkerPool>(options_.worker_threads);
+  pool_ = std::make_shared<WorkerPool>(options_.worker_threads);
   origin_ms_ = clock_.NowMs();
 
   if (recovered) return ContinueRun(std::move(*recovered));
@@ -89,9 +90,9 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
                state_.version, PhaseName(state_.phase), recovered.events.size());
   const bool completed = state_.phase == Phase::kFinished && state_.status == RunStatus::kCompleted;
   if (completed && state_.version >= options_.run.rounds) {
-    // A crash may have come between the end and its summary.
-    if (!files_.Exists(JoinPath(directory_.path(), "summary.json")))
-      Conclude(state_.status, state_.status_detail);
+    // A crash or a full disk may have come between the end and what tells of it.
+    FEDMOE_RETURN_IF_ERROR(WriteReports());
+    if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
     return FailedPrecondition(
         "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
         " rounds); raise run.rounds to train on, or choose another directory");
@@ -104,6 +105,15 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   // At once: the first command may be long in coming.
   Flush();
   return fatal_;
+}
+
+bool CoordinatorCore::SummarySaysCompleted() const {
+  const Result<std::string> text =
+      ReadFile(files_, JoinPath(directory_.path(), "summary.json"), kMaxSummaryBytes);
+  if (!text.ok()) return false;
+  const nlohmann::json summary = nlohmann::json::parse(*text, nullptr, false);
+  return summary.is_object() && summary.contains("status") &&
+         summary["status"] == RunStatusName(RunStatus::kCompleted);
 }
 
 fedmoe::Status CoordinatorCore::ReadHistory() {

@@ -26,20 +26,18 @@ class PollReactor final : public Reactor {
       Finish(ToGrpc(session.status()));
       return;
     }
-    session_ = std::move(session).value();
-    core_.NextTask(session_, [this, reply](const Result<NextTaskReply>& next) {
-      if (next.ok()) *reply = ToProto(*next);
-      Finish(ToGrpc(next.status()));
-    });
+    core_.NextTask(std::move(session).value(), poll_,
+                   [this, reply](const Result<NextTaskReply>& next) {
+                     if (next.ok()) *reply = ToProto(*next);
+                     Finish(ToGrpc(next.status()));
+                   });
   }
-  void OnCancel() override {
-    if (session_.session != 0) core_.AbandonPoll(session_);
-  }
+  void OnCancel() override { core_.AbandonPoll(poll_); }
   void OnDone() override { delete this; }
 
  private:
   CoordinatorCore& core_;
-  SessionId session_;
+  const std::shared_ptr<Poll> poll_ = std::make_shared<Poll>();
 };
 
 // Ends a call whose reply is empty.

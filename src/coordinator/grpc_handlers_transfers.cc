@@ -87,17 +87,17 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
  private:
   void Begin() {
     if (!chunk_.has_header()) {
-      return Finish(ToGrpc(InvalidArgument("the first message must be the header")));
+      return Close(ToGrpc(InvalidArgument("the first message must be the header")));
     }
     Result<UpdateFromClient> update = FromProto(chunk_.header());
-    if (!update.ok()) return Finish(ToGrpc(update.status()));
+    if (!update.ok()) return Close(ToGrpc(update.status()));
     total_bytes_ = update->header.total_bytes;
     core_.BeginUpdate(std::move(update->session), std::move(update->header),
                       [this](Result<UploadStart> start) { Started(std::move(start)); });
   }
 
   void Started(Result<UploadStart> start) {
-    if (!start.ok()) return Finish(ToGrpc(start.status()));
+    if (!start.ok()) return Close(ToGrpc(start.status()));
     if (start->verdict) return Answer(*start->verdict);
     upload_ = std::move(start->upload);
     StartRead(&chunk_);
@@ -105,18 +105,16 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
 
   void Append() {
     if (!chunk_.has_data()) {
-      return Finish(ToGrpc(InvalidArgument("only the first message may be a header")));
+      return Close(ToGrpc(InvalidArgument("only the first message may be a header")));
     }
     std::string& data = *chunk_.mutable_data()->mutable_data();
     const Status intact = CheckChunk("update chunk", received_, data, chunk_.data().crc32c());
-    if (!intact.ok()) return Finish(ToGrpc(intact));
+    if (!intact.ok()) return Close(ToGrpc(intact));
     received_ += data.size();
-    if (received_ > total_bytes_) {
-      return Finish(ToGrpc(InvalidArgument(
-          fmt::format("the update has more than its total_bytes of {}", total_bytes_))));
-    }
     upload_->Append(std::move(data), [this](const Status& status) {
-      if (!status.ok()) return Finish(ToGrpc(status));
+      if (!status.ok()) return Close(ToGrpc(status));
+      // Too many bytes are as much of an answer as all of them, and no more need be read.
+      if (received_ > total_bytes_) return Judge();
       StartRead(&chunk_);
     });
   }
@@ -125,18 +123,28 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   // transfer nothing stays.
   void End() {
     if (upload_ == nullptr || received_ != total_bytes_) {
-      return Finish(ToGrpc(InvalidArgument(
+      return Close(ToGrpc(InvalidArgument(
           fmt::format("the update ended after {} of its {} bytes", received_, total_bytes_))));
     }
+    Judge();
+  }
+
+  void Judge() {
     upload_->Finish([this](Result<Verdict> verdict) {
-      if (!verdict.ok()) return Finish(ToGrpc(verdict.status()));
+      if (!verdict.ok()) return Close(ToGrpc(verdict.status()));
       Answer(*verdict);
     });
   }
 
   void Answer(const Verdict& verdict) {
     *reply_ = ToProto(verdict);
-    Finish(grpc::Status::OK);
+    Close(grpc::Status::OK);
+  }
+
+  // The upload ends before the client can know, so that its next one finds the place free.
+  void Close(const grpc::Status& status) {
+    upload_.reset();
+    Finish(status);
   }
 
   CoordinatorCore& core_;

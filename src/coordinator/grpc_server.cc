@@ -57,7 +57,11 @@ Status CannotListen(const std::string& address) {
   return FailedPrecondition("cannot listen on " + address + ": " + why);
 }
 
-void Configure(grpc::ServerBuilder& builder) {
+// For the buffers of transfers, and for each client's connection.
+constexpr std::size_t kTransferBytes = std::size_t{64} << 20;
+constexpr std::size_t kConnectionBytes = std::size_t{64} << 10;
+
+void Configure(grpc::ServerBuilder& builder, int max_clients) {
   // Two coordinators must not share a port unseen.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Clients ping every 20 s, also while a poll is parked.
@@ -67,8 +71,11 @@ void Configure(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  // A client has few calls at once; no connection may take all of the memory with new ones.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 64);
   grpc::ResourceQuota quota("fedmoe");
   quota.SetMaxThreads(4);
+  quota.Resize(kTransferBytes + kConnectionBytes * static_cast<std::size_t>(max_clients));
   builder.SetResourceQuota(quota);
 }
 
@@ -87,7 +94,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core,
   server->coordinator_ = MakeCoordinatorService(core);
   server->admin_ = MakeAdminService(core);
   grpc::ServerBuilder builder;
-  Configure(builder);
+  Configure(builder, core.options().max_clients);
   int port = 0;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(server->coordinator_.get());

@@ -7,17 +7,28 @@
 namespace fedmoe {
 
 Upload::Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
-               std::unique_ptr<IncomingUpdate> file)
+               std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket)
     : core_(core),
       session_(std::move(session)),
       task_(std::move(task)),
       header_(std::move(header)),
-      file_(std::move(file)) {}
+      file_(std::move(file)),
+      ticket_(std::move(ticket)),
+      pool_(core.pool_) {}
+
+// Removing the file is disk work, and the last to let go may be a thread of gRPC.
+Upload::~Upload() {
+  const std::shared_ptr<WorkerPool> pool = pool_.lock();
+  if (file_ == nullptr || pool == nullptr) return;
+  pool->Run([file = std::shared_ptr<IncomingUpdate>(std::move(file_))]() mutable { file.reset(); });
+}
 
 void Upload::Append(std::string bytes, Done done) {
   core_.Touch(session_);
   core_.pool_->Run([self = shared_from_this(), bytes = std::move(bytes), done = std::move(done)] {
     self->core_.CountUp(bytes.size());
+    self->received_bytes_ += bytes.size();
+    if (self->received_bytes_ > self->header_.total_bytes) return done(Status::Ok());
     done(self->file_->Append(AsBytes(std::string_view(bytes))));
   });
 }
@@ -69,10 +80,10 @@ void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status
 }
 
 Result<Verdict> Upload::Check() {
-  if (file_->size() != header_.total_bytes) {
+  if (received_bytes_ != header_.total_bytes) {
     return Verdict{RejectReason::kMalformed, "the header announces " +
                                                  std::to_string(header_.total_bytes) + " bytes, " +
-                                                 std::to_string(file_->size()) + " came"};
+                                                 std::to_string(received_bytes_) + " came"};
   }
   FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> bytes, file_->Read());
   const ModelSpec& spec = core_.options().run.spec;

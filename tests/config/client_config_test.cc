@@ -56,6 +56,14 @@ TEST(ClientConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config->log_level, "off");
 }
 
+TEST(ClientConfigTest, BytesAreWholeAndBounded) {
+  EXPECT_EQ(ClientErrors("name: a\ncache_bytes: 3MB\n"),
+            "x.yaml:2: cache_bytes must be a whole number of bytes, or of KiB, MiB or GiB (got "
+            "'3MB')");
+  EXPECT_EQ(ClientErrors("name: a\ncache_bytes: 18446744073709551615GiB\n"),
+            "x.yaml:2: cache_bytes must be at most 1048576GiB (got 18446744073709551615GiB)");
+}
+
 TEST(ClientConfigTest, AMissingNameIsAnError) {
   EXPECT_EQ(ClientErrors("threads: 2\n"),
             "x.yaml: missing key 'name' (1 to 64 characters of A-Z, a-z, 0-9, '.', '_' and '-', "

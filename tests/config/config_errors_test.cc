@@ -88,12 +88,6 @@ INSTANTIATE_TEST_SUITE_P(
              "x.yaml:3: server.poll_hold_s must be a number (got '5s')"},
         Case{"SecondsRange", "fleet:\nserver:\n  poll_hold_s: 601\n",
              "x.yaml:3: server.poll_hold_s must be 0.01 to 600 (got 601)"},
-        Case{"Bytes", "fleet:\nserver:\n  max_update_bytes: 3MB\n",
-             "x.yaml:3: server.max_update_bytes must be a whole number of bytes, or of KiB, MiB or "
-             "GiB (got '3MB')"},
-        Case{"BytesTooMany", "fleet:\nserver:\n  max_update_bytes: 18446744073709551615GiB\n",
-             "x.yaml:3: server.max_update_bytes must be at most 1048576GiB (got "
-             "18446744073709551615GiB)"},
         Case{"Text", "fleet:\nstorage:\n  directory: [a]\n",
              "x.yaml:3: storage.directory must be text (got a list)"},
         Case{"TextTilde", "fleet:\nstorage:\n  directory: ~\n",

@@ -49,7 +49,6 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform}\n"
       "evaluation: {mode: clients}\n"
       "fitness: {signal: sum}\n"
-      "server: {max_update_bytes: 64 MiB}\n"
       "storage: {directory: \"a b\"}\n"
       "log: {level: debug, live_table: false}\n"
       "fleet:\n");
@@ -67,7 +66,6 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.aggregation.expert_weighting, ExpertWeighting::kUniform);
   EXPECT_EQ(config.run.evaluation.mode, EvaluationMode::kClients);
   EXPECT_EQ(config.run.fitness.signal, FitnessSignal::kSum);
-  EXPECT_EQ(config.server.max_update_bytes, 64ULL << 20);
   EXPECT_EQ(config.storage.directory, "a b");
   EXPECT_EQ(config.log_level, "debug");
   EXPECT_FALSE(config.live_table);

@@ -5,79 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/version.h"
-#include "storage/update_format.h"
-#include "tests/coordinator/fleet.h"
+#include "tests/coordinator/raw_client.h"
 
 namespace fedmoe {
 namespace {
-
-// A client by hand.
-struct RawClient {
-  CoordinatorSlot& slot;
-  ClientId name;
-  ModelSpec spec = FleetSpec();
-  InProcessTransport transport{slot};
-  SessionId session{};
-  TaskAssignment task{};
-
-  RegisterRequest Request() const {
-    return {.client = name,
-            .instance = "instance of " + name,
-            .protocol_min = kProtocolMin,
-            .protocol_max = kProtocolMax,
-            .profile = {.examples = 10, .max_experts = 2}};
-  }
-  void Join() {
-    const Result<RegisterReply> reply = transport.Register(Request());
-    ASSERT_OK(reply.status());
-    session = {name, reply->session};
-  }
-  void TakeTask() {
-    Result<NextTaskReply> reply = transport.NextTask(session);
-    while (reply.ok() && reply->kind == NextTaskReply::Kind::kNothingYet) {
-      reply = transport.NextTask(session);
-    }
-    ASSERT_OK(reply.status());
-    ASSERT_EQ(reply->kind, NextTaskReply::Kind::kTask);
-    task = reply->task;
-  }
-  TrainResult Answer() const {
-    const std::vector<float> zeros(64, 0.0f);
-    return FakeTrainer::Answer(
-        spec, task,
-        [&](int shard) {
-          return std::span(zeros).first(static_cast<std::size_t>(spec.ShardElements(shard)));
-        },
-        {}, 10);
-  }
-  UpdateHeader HeaderFor(const TrainResult& result,
-                         const std::vector<OutgoingBlock>& blocks) const {
-    return {.task = task.task,
-            .client = name,
-            .round = task.round,
-            .total_bytes = EncodedUpdateBytes(blocks),
-            .feedback = result.feedback};
-  }
-  // `spoil` may change the header and the encoded bytes.
-  Result<Verdict> Submit(
-      const TrainResult& result, const std::function<void(UpdateHeader&, std::string&)>& spoil =
-                                     [](UpdateHeader&, std::string&) {}) {
-    std::vector<OutgoingBlock> blocks;
-    for (const BlockDelta& block : result.blocks) {
-      blocks.push_back({.parameter = block.parameter, .delta = block.delta});
-    }
-    UpdateHeader header = HeaderFor(result, blocks);
-    std::string bytes;
-    EXPECT_OK(EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> piece) {
-      bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
-      return Status::Ok();
-    }));
-    spoil(header, bytes);
-    return transport.SubmitUpdate(
-        session, header, [&](const auto& sink) { return sink(AsBytes(std::string_view(bytes))); });
-  }
-};
 
 class ProtocolTest : public ::testing::Test {
  protected:
@@ -235,6 +166,36 @@ TEST_F(ProtocolTest, Law3ADuplicateIsAcceptedAndChangesNothing) {
   ExpectCompleted();
 }
 
+TEST_F(ProtocolTest, MoreBytesThanAnnouncedAreMalformed) {
+  StartRound();
+  std::uint64_t due = 0;
+  const Result<Verdict> verdict =
+      other.Submit(other.Answer(), [&](UpdateHeader& header, std::string& bytes) {
+        due = header.total_bytes;
+        bytes.append(200, 'x');
+      });
+  ExpectRejected(verdict, RejectReason::kMalformed,
+                 "the header announces " + std::to_string(due) + " bytes, " +
+                     std::to_string(due + 200) + " came");
+  ExpectCompleted();
+}
+
+TEST_F(ProtocolTest, Law3AStaleRoundIsRejectedAndChangesNothing) {
+  coordinator.options.run.rounds = 2;
+  StartRound();
+  ASSERT_OK(other.transport.ReturnTask(other.session, other.task.task, "no time"));
+  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+  honest.TakeTask();
+  ASSERT_EQ(honest.task.round, 2);
+  const Result<Verdict> verdict = other.Submit(other.Answer());
+  ASSERT_OK(verdict.status());
+  EXPECT_STREQ(RejectReasonName(verdict->reason), RejectReasonName(RejectReason::kStaleRound));
+  other.TakeTask();
+  for (RawClient* client : {&honest, &other})
+    ASSERT_TRUE(client->Submit(client->Answer()).value().accepted());
+  ExpectCompleted();
+}
+
 TEST_F(ProtocolTest, FeedbackThatIsNoNumberDoesNotReachTheJournal) {
   StartRound();
   TrainResult result = other.Answer();
@@ -257,6 +218,9 @@ TEST_F(ProtocolTest, RegistrationNamesWhatIsWrong) {
             "FAILED_PRECONDITION: no common protocol version: client 'other' speaks 7 to 7, this "
             "coordinator 1 to 1");
   request = other.Request();
+  request.profile.up_bytes_per_s = std::nan("");
+  EXPECT_EQ(other.transport.Register(request).status().code(), StatusCode::kInvalidArgument);
+  request = other.Request();
   request.client = "a/b";
   EXPECT_EQ(other.transport.Register(request).status().ToString(),
             "INVALID_ARGUMENT: client name must be 1 to 64 characters of [A-Za-z0-9._-] (got "
@@ -271,6 +235,19 @@ TEST_F(ProtocolTest, RegistrationNamesWhatIsWrong) {
   EXPECT_EQ(other.transport.Register(request).status().ToString(),
             "RESOURCE_EXHAUSTED: the coordinator has as many clients as it may (2, "
             "server.max_clients)");
+
+  // One that has left makes room, and may not come back where there is none.
+  ASSERT_OK(other.transport.Leave(other.session));
+  EXPECT_OK(other.transport.Register(request).status());
+  EXPECT_EQ(other.transport.Register(other.Request()).status().code(),
+            StatusCode::kResourceExhausted);
+}
+
+TEST_F(ProtocolTest, TheReplyNamesTheProtocolAgreedOn) {
+  ASSERT_OK(coordinator.Start());
+  RegisterRequest request = honest.Request();
+  request.protocol_max = kProtocolMax + 5;
+  EXPECT_EQ(honest.transport.Register(request)->protocol, kProtocolMax);
 }
 
 TEST_F(ProtocolTest, TheSameInstanceSupersedesItsOldSession) {
@@ -311,18 +288,6 @@ TEST_F(ProtocolTest, AHeldPollEnds) {
   const Result<NextTaskReply> reply = honest.transport.NextTask(honest.session);
   ASSERT_OK(reply.status());
   EXPECT_EQ(reply->kind, NextTaskReply::Kind::kNothingYet);
-}
-
-TEST_F(ProtocolTest, StopTellsEveryClient) {
-  StartRound();
-  coordinator.core().RequestStop(false);
-  for (RawClient* client : {&honest, &other}) {
-    const Result<NextTaskReply> reply = client->transport.NextTask(client->session);
-    ASSERT_OK(reply.status());
-    EXPECT_EQ(reply->kind, NextTaskReply::Kind::kRunOver);
-    EXPECT_EQ(reply->detail, "stopped after round 0 as requested");
-  }
-  EXPECT_EQ(coordinator.core().Wait().status, "stopped");
 }
 
 TEST_F(ProtocolTest, AFullQueueSaysSo) {

@@ -5,8 +5,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "tests/coordinator/fleet.h"
+#include "tests/coordinator/raw_client.h"
 #include "tests/support/fault_file_system.h"
+#include "tests/support/full_disk.h"
 
 namespace fedmoe {
 namespace {
@@ -80,6 +81,7 @@ TEST(RecoveryTest, Law7ADiskThatDiesAtAnyOperationLosesNothing) {
     const Status started = fleet.coordinator.Start();
     if (started.code() == StatusCode::kFailedPrecondition) {
       EXPECT_THAT(started.message(), HasSubstr("is completed (3 rounds)"));
+      ExpectWholeReports(fleet, UndisturbedDigest());
     } else {
       ASSERT_OK(started);
       fleet.StartClients();
@@ -101,6 +103,10 @@ class NoSpaceFor final : public FileSystem {
     return base_.Create(path);
   }
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
+    if (full && path.find(part_) != std::string::npos) {
+      ++refused;
+      return ResourceExhausted("append to " + path + ": No space left on device");
+    }
     return base_.OpenForAppend(path);
   }
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
@@ -161,6 +167,49 @@ TEST(RecoveryTest, AFullDiskAtTheManifestStopsTheRunAndARestartCompletesIt) {
   fleet.coordinator.Kill();
   files.full = false;
   EXPECT_EQ(fleet.RunToEnd().model_digest, UndisturbedDigest());
+}
+
+TEST(RecoveryTest, AReportThatCannotBeWrittenIsNotACompletedRun) {
+  NoSpaceFor files("rounds.jsonl");
+  Fleet fleet(FleetOptions(), 4, files);
+  const RunSummary failed = fleet.RunToEnd();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_THAT(failed.detail, HasSubstr("the report of round 1 could not be written: append to " +
+                                       fleet.Path("rounds.jsonl")));
+  fleet.CrashClients();
+  fleet.coordinator.Kill();
+  EXPECT_THAT(fleet.coordinator.Start().ToString(), HasSubstr("RESOURCE_EXHAUSTED: the report of"));
+  files.full = false;
+  EXPECT_THAT(fleet.coordinator.Start().message(), HasSubstr("is completed (3 rounds)"));
+  ExpectWholeReports(fleet, UndisturbedDigest());
+  EXPECT_EQ(nlohmann::json::parse(ReadAll(fleet.Path("summary.json")))["status"], "completed");
+}
+
+TEST(RecoveryTest, Law2NoUpdateIsAcknowledgedThatTheJournalDoesNotHave) {
+  FullDisk disk;
+  CoreOptions options = FleetOptions();
+  options.run.participation.min_clients = 2;
+  TempDir directory;
+  TestCoordinator coordinator(options, directory.File("run"));
+  RawClient one{coordinator.slot, "one"}, two{coordinator.slot, "two"};
+  ASSERT_OK(coordinator.Start());
+  for (RawClient* client : {&one, &two}) client->Join();
+  for (RawClient* client : {&one, &two}) client->TakeTask();
+  disk.Allow(0);
+  EXPECT_EQ(one.Submit(one.Answer()).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(two.Submit(two.Answer()).status().code(), StatusCode::kUnavailable);
+  const RunSummary failed = coordinator.core().Wait();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_THAT(failed.detail, HasSubstr("database or disk is full"));
+  coordinator.Kill();
+  disk.Allow(-1);
+
+  ASSERT_OK(coordinator.Start());
+  const TaskId before = one.task.task;
+  one.Join();
+  one.TakeTask();
+  EXPECT_EQ(one.task.task, before) << "the update was not counted";
+  EXPECT_TRUE(one.Submit(one.Answer()).value().accepted());
 }
 
 TEST(RecoveryTest, AFullDiskAtTheSpoolIsRetriedByTheClients) {

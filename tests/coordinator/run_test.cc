@@ -36,6 +36,27 @@ INSTANTIATE_TEST_SUITE_P(All, OptimizerTest,
                          ::testing::Values(ServerOptimizer::kFedAvg, ServerOptimizer::kFedAvgM,
                                            ServerOptimizer::kFedAdam, ServerOptimizer::kFedYogi));
 
+TEST(RunTest, MoreClientsThanAreOpenAtOnceGiveTheSameModel) {
+  CoreOptions options = FleetOptions();
+  options.run.rounds = 1;
+  options.run.participation.min_clients = 19;
+  Fleet fleet(options, 19);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+}
+
+TEST(RunTest, AModelThatWouldNotBeFiniteIsNotPublished) {
+  CoreOptions options = FleetOptions();
+  options.run.aggregation.learning_rate = 1e300;
+  Fleet fleet(options);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "failed");
+  EXPECT_EQ(summary.rounds, 0);
+  EXPECT_THAT(summary.detail, HasSubstr("aggregation of round 1 failed: "));
+  EXPECT_THAT(summary.detail, HasSubstr("block 'trunk.weight' would not be finite"));
+}
+
 TEST(RunTest, EveryClientLearnsThatTheRunIsOver) {
   Fleet fleet;
   const RunSummary summary = fleet.RunToEnd();

@@ -223,9 +223,8 @@ TEST_F(LoopbackTest, AnUpdateOverItsSizeIsRejectedBeforeItIsRead) {
 
 // Sends a header for `total_bytes` and then `chunks`; how the stream ended.
 grpc::Status SendRaw(v1::Coordinator::Stub& stub, const v1::UpdateHeader& header,
-                     const std::vector<v1::UpdateChunk>& chunks) {
+                     const std::vector<v1::UpdateChunk>& chunks, v1::SubmitUpdateReply& reply) {
   grpc::ClientContext context;
-  v1::SubmitUpdateReply reply;
   const auto writer = stub.SubmitUpdate(&context, &reply);
   v1::UpdateChunk first;
   *first.mutable_header() = header;
@@ -248,22 +247,41 @@ TEST_F(LoopbackTest, BrokenStreamsAreRefusedAndTheTaskStaysOpen) {
   v1::UpdateChunk chunk;
   chunk.mutable_data()->set_data("12345678");
   chunk.mutable_data()->set_crc32c(1);
-  grpc::Status status = SendRaw(*stub, header, {chunk});
+  v1::SubmitUpdateReply reply;
+  grpc::Status status = SendRaw(*stub, header, {chunk}, reply);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS);
   EXPECT_THAT(status.error_message(), StartsWith("update chunk at byte 0 is damaged"));
 
   chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view("12345678"))));
-  EXPECT_EQ(SendRaw(*stub, header, {}).error_message(), "the update ended after 0 of its 8 bytes");
-  EXPECT_EQ(SendRaw(*stub, header, {chunk, chunk}).error_message(),
-            "the update has more than its total_bytes of 8");
+  EXPECT_EQ(SendRaw(*stub, header, {}, reply).error_message(),
+            "the update ended after 0 of its 8 bytes");
   v1::UpdateChunk second;
   *second.mutable_header() = header;
-  EXPECT_EQ(SendRaw(*stub, header, {second}).error_message(),
+  EXPECT_EQ(SendRaw(*stub, header, {second}, reply).error_message(),
             "only the first message may be a header");
 
   const auto beat = transport_->Beat(session, task.task, 0.5);
   ASSERT_TRUE(beat.ok());
   EXPECT_FALSE(beat->cancel);
+}
+
+TEST_F(LoopbackTest, MoreBytesThanAnnouncedAreAMalformedUpdate) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const v1::UpdateHeader header =
+      ToProto(session, UpdateHeader{.task = task.task,
+                                    .client = "alice",
+                                    .round = 1,
+                                    .total_bytes = 8,
+                                    .feedback = ResultOf(task).feedback});
+  v1::UpdateChunk chunk;
+  chunk.mutable_data()->set_data("12345678");
+  chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view("12345678"))));
+  v1::SubmitUpdateReply reply;
+  const auto stub = Stub();
+  const grpc::Status status = SendRaw(*stub, header, {chunk, chunk}, reply);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(reply.detail(), "the header announces 8 bytes, 16 came");
 }
 
 TEST_F(LoopbackTest, AMessageWithAFieldOutOfRangeIsRefusedByName) {
