@@ -200,7 +200,13 @@ TEST_F(SessionTest, ATaskHasTwoUploadsUnderWayAtMost) {
               "RESOURCE_EXHAUSTED: task " + std::to_string(header.task) +
                   " has 2 uploads under way already; ask again when one has ended");
   }
-  EXPECT_TRUE(honest.Submit(honest.Answer()).value().accepted()) << "one has ended";
+  // The place is free once the second has wholly ended, a moment after it was let go.
+  Result<Verdict> verdict = honest.Submit(honest.Answer());
+  while (verdict.status().code() == StatusCode::kResourceExhausted) {
+    verdict = honest.Submit(honest.Answer());
+  }
+  ASSERT_OK(verdict.status());
+  EXPECT_TRUE(verdict->accepted());
   coordinator.Kill();
   EXPECT_EQ(PosixFileSystem().List(directory.File("run/spool"))->size(), 2u)
       << "the first, still held, and the one accepted";
