@@ -38,9 +38,7 @@ class AdminTest(EndToEndTest):
             self.assertEqual((client["client"], client["role"], client["connected"], client["experts_capacity"]),
                              (f"node-{number}", "trainer", True, 2))
         self.assertEqual(self.admin("drain"), "")
-        self.expect_exit(coordinator, 7)
-        for client in clients:
-            self.expect_exit(client, 0)
+        self.expect_stopped(coordinator, clients)
         summary = read_summary(self.folder / "run")
         self.assertEqual((summary["status"], summary["rounds"]), ("stopped", len(read_reports(self.folder / "run"))))
 
@@ -50,8 +48,7 @@ class AdminTest(EndToEndTest):
         self.wait_for_log(client, "round 1: training")
         self.assertEqual(json.loads(self.admin("status"))["tasks"], {"open": 1})
         self.assertEqual(self.admin("stop"), "")
-        self.expect_exit(coordinator, 7)
-        self.expect_exit(client, 0)
+        self.expect_stopped(coordinator, [client])
         summary = read_summary(self.folder / "run")
         self.assertEqual((summary["status"], summary["rounds"], summary["final_accuracy"]), ("stopped", 0, None))
         self.assertIn("task cancelled: the round was aborted", client.log())

@@ -35,9 +35,7 @@ class CrashTest(EndToEndTest):
             outcomes(report).get("node-2") == "accepted" for report in read_reports(self.folder / "run")), coordinator, again)
         self.assertIn("registered with ", again.log())
         coordinator.signal(signal.SIGTERM)
-        self.expect_exit(coordinator, 7)
-        for client in others + [again]:
-            self.expect_exit(client, 0)
+        self.expect_stopped(coordinator, others + [again])
 
     def test_lost_client_is_noticed_by_its_silence(self):
         """No deadline: the heartbeat timeout alone frees the round."""

@@ -180,6 +180,14 @@ class EndToEndTest(unittest.TestCase):
         self.wait_until(f"end of {program.log_path.stem}", lambda: program.process.poll() is not None, program)
         self.assertEqual(program.process.returncode, code, program.log()[-3000:])
 
+    def expect_stopped(self, coordinator, clients):
+        """The coordinator stopped before its rounds were done: clients wait for its return until they are told to go."""
+        self.expect_exit(coordinator, 7)
+        for client in clients:
+            self.assertIsNone(client.process.poll(), client.log()[-3000:])
+            client.signal(signal.SIGTERM)
+            self.expect_exit(client, 0)
+
     def expect_nothing_left(self, deadline_s=15.0):
         self.wait_until("no process left", lambda: not processes_naming(self.folder), deadline_s=deadline_s)
 
