@@ -165,8 +165,8 @@ Result<bool> PaddingIsZero(const RandomAccessFile& file, std::uint64_t end) {
 
 constexpr std::uint32_t kExponent = 0x7f80'0000;
 constexpr std::uint32_t kMagnitude = 0x7fff'ffff;
-// Larger values in a delta are no training, and their squares would leave the numbers.
-constexpr float kMaxMagnitude = 1e30F;
+// Larger values in a delta are no training, and their squares would leave float32, where server optimisers keep them.
+constexpr float kMaxMagnitude = 1e18F;
 
 // NaN and infinities are beyond every limit when read as whole numbers.
 bool AllWithinLimit(std::span<const std::byte> floats) {
@@ -180,7 +180,7 @@ bool AllWithinLimit(std::span<const std::byte> floats) {
   return found == 0;
 }
 
-// "trunk: element 17 is NaN", or "block 'trunk' holds 3e+38, beyond 1e30", for the first element
+// "trunk: element 17 is NaN", or "block 'trunk' holds 3e+38, beyond 1e18", for the first element
 // that is beyond the limit; `first` is the index of floats[0].
 std::string NameBeyondLimit(std::span<const std::byte> floats, std::uint64_t first,
                             const std::string& name) {
@@ -192,7 +192,7 @@ std::string NameBeyondLimit(std::span<const std::byte> floats, std::uint64_t fir
       std::array<char, 32> value{};
       std::snprintf(value.data(), value.size(), "%g",
                     static_cast<double>(std::bit_cast<float>(bits)));
-      return "block '" + name + "' holds " + value.data() + ", beyond 1e30";
+      return "block '" + name + "' holds " + value.data() + ", beyond 1e18";
     }
     const bool nan = (bits & 0x007f'ffff) != 0;
     return name + ": element " + std::to_string(first + i / sizeof(float)) + " is " +

@@ -53,7 +53,7 @@ Result<ParsedUpdate> ParseUpdate(const RandomAccessFile& file, TaskId task,
                                  std::uint64_t max_blocks);
 
 // Reads every payload once, in windows of at most 64 MiB: checksums, no NaN or Inf, and nothing
-// beyond 1e30 in magnitude, so that squares are finite in float64. The detail
+// beyond 1e18 in magnitude, so that squares are finite in float32. The detail
 // names the block by parameter name.
 Result<Verdict> VerifyPayloads(const RandomAccessFile& file, const std::vector<UpdateBlock>& blocks,
                                const ModelSpec& spec);
