@@ -83,7 +83,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // With probing on, a stalled reader buffers megabytes a stream.
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  // Failures show soon; backing off is the client loop's business. The minimum is also the time that a connection may take.
+  // Failures show soon; backing off is the client loop's business. The minimum is also the time
+  // that a connection may take.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);

@@ -165,7 +165,8 @@ Result<bool> PaddingIsZero(const RandomAccessFile& file, std::uint64_t end) {
 
 constexpr std::uint32_t kExponent = 0x7f80'0000;
 constexpr std::uint32_t kMagnitude = 0x7fff'ffff;
-// Larger values in a delta are no training, and their squares would leave float32, where server optimisers keep them.
+// Larger values in a delta are no training, and their squares would leave float32, where server
+// optimisers keep them.
 constexpr float kMaxMagnitude = 1e18F;
 
 // NaN and infinities are beyond every limit when read as whole numbers.
