@@ -63,8 +63,8 @@ class ClientLoop {
   // Once. Blocks until the client is through.
   ClientOutcome Run();
 
-  // Thread-safe, but not for a signal handler. The first call cancels the task in hand, gives it
-  // back and leaves; the second drops everything at once.
+  // Thread-safe, but not for a signal handler. The first call abandons the task in hand and leaves;
+  // the second drops everything at once.
   void Stop();
 
  private:

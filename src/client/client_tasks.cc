@@ -272,7 +272,14 @@ Status ClientLoop::ConnectAgain(TaskInHand& hand) {
 }
 
 Status ClientLoop::Drop(const TaskInHand& hand) {
-  return hand.cancelled ? Status::Ok() : GiveBack(hand.task, hand.give_back);
+  if (hand.cancelled) return Status::Ok();
+  if (stopping()) {
+    // Leaving tells the coordinator, which keeps the task for this client's return where its run
+    // waits for that; a task given back would end a deterministic round at once.
+    spdlog::warn("{}: task {} is abandoned: {}", Named(hand.task), hand.task.task, hand.give_back);
+    return Status::Ok();
+  }
+  return GiveBack(hand.task, hand.give_back);
 }
 
 Milliseconds ClientLoop::SubmitUntil(const TaskInHand& hand) const {

@@ -57,9 +57,10 @@ Status CannotListen(const std::string& address) {
   return FailedPrecondition("cannot listen on " + address + ": " + why);
 }
 
-// For the buffers of transfers, and for each client's connection.
-constexpr std::size_t kTransferBytes = std::size_t{64} << 20;
-constexpr std::size_t kConnectionBytes = std::size_t{64} << 10;
+// For the buffers of transfers, and for each client's connection. Generous, a last resort: past it
+// gRPC cuts calls, and a task whose answer is cut waits for its deadline.
+constexpr std::size_t kTransferBytes = std::size_t{256} << 20;
+constexpr std::size_t kConnectionBytes = std::size_t{2} << 20;
 
 void Configure(grpc::ServerBuilder& builder, int max_clients) {
   // Two coordinators must not share a port unseen.

@@ -72,7 +72,7 @@ class ByHandTest(EndToEndTest):
         self.wait_for_log(slow, "round 1: training 2 experts")
         slow.signal(signal.SIGTERM)
         self.expect_exit(slow, 0)
-        self.assertRegex(slow.log(), r"W node-2: round 1: task \d+ is given back: the client is stopping\n")
+        self.assertRegex(slow.log(), r"W node-2: round 1: task \d+ is abandoned: the client is stopping\n")
         self.assertRegex(slow.log(), r"I node-2: done: stopped\n$")
         self.finish(coordinator, clients)
         report, = read_reports(self.folder / "run")
