@@ -4,6 +4,7 @@
 Usage: unexpected_skips.py EXPECTED_SKIPS JUNIT_REPORT
 Exit codes: 0 none, 1 some (each named on stderr), 2 a file cannot be read.
 """
+import glob
 import os
 import re
 import sys
@@ -18,7 +19,11 @@ def mnist_is_absent():
     return not (os.path.exists(images) or os.path.exists(images + ".gz"))
 
 
-CONDITIONS = {"no-mnist": mnist_is_absent, "root": lambda: os.geteuid() == 0}
+def reference_blas_is_absent():
+    return not glob.glob("/usr/lib/*/blas/libblas.so.3")
+
+
+CONDITIONS = {"no-mnist": mnist_is_absent, "no-reference-blas": reference_blas_is_absent, "root": lambda: os.geteuid() == 0}
 
 
 def read_expected(path):
