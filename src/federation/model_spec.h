@@ -32,7 +32,8 @@ enum class BlockOwner {
 enum class MergeRule {
   kByExamples,    // by the client's number of examples
   kByTokens,      // by the tokens routed to the block's expert
-  kRowsByTokens,  // row e by the tokens routed to expert e (shape[0] == experts)
+  kRowsByTokens,  // row r by the tokens routed to expert `expert` + r; rows beyond the layer's
+                  // experts (of zero-computation experts) by examples
 };
 
 enum class Initializer {
@@ -46,7 +47,8 @@ struct ParameterBlock {
   std::string name;                 // unique, e.g. "experts.3.up.weight"; the name in checkpoints
   std::vector<std::int64_t> shape;  // row-major; every extent at least 1
   BlockOwner owner = BlockOwner::kTrunk;
-  ExpertIndex expert = -1;  // for kExpert
+  // For kExpert: its owner. For MergeRule::kRowsByTokens: the expert of row 0.
+  ExpertIndex expert = -1;
   MergeRule merge = MergeRule::kByExamples;
   Initializer initializer = Initializer::kZeros;
   double scale = 0.0;
@@ -64,9 +66,15 @@ struct ModelSpec {
   // again, which is how a client checks that its build means the same model.
   std::map<std::string, std::string> options;
   std::vector<ParameterBlock> blocks;
+  // Of all MoE layers together: expert e belongs to layer e / ExpertsPerLayer(). Each is a shard of
+  // its own.
   int experts = 0;
-  int top_k = 0;
+  int layers = 1;  // MoE layers; divides `experts`
+  int top_k = 0;   // in each layer
   GateMode gate_mode = GateMode::kSharedAll;
+  // Tokens of one example that each layer routes: 1 for a feature vector, the positions of an image
+  // or a text.
+  std::int64_t tokens_per_example = 1;
   // Forward floating-point operations and activation floats of one example, for capacity; an
   // expert's hold for one token routed to it.
   double trunk_flops = 0.0;
@@ -75,6 +83,8 @@ struct ModelSpec {
   double expert_activations = 0.0;
 
   int ShardCount() const { return 1 + experts; }
+  int ExpertsPerLayer() const { return layers > 0 ? experts / layers : 0; }
+  int LayerOf(ExpertIndex index) const { return index / ExpertsPerLayer(); }
   // Index of the shard that carries block `index`, or -1 for client state.
   int ShardOf(int index) const;
   // Indices of the blocks in a shard, in order.

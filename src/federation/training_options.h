@@ -21,6 +21,16 @@ struct TrainingOptions {
   double clip_norm = 1.0;         // of the whole gradient; 0 turns it off
   double fedprox_mu = 0.0;        // mu/2 ||w - w_global||^2; 0 turns it off
   double held_mass_lambda = 0.3;  // shared_all gates only; 0 turns it off
+  double balance_lambda = 0.0;  // load-balancing loss (Fedus et al., 2021, arXiv 2101.03961, eq. 4)
+  double router_z_lambda = 0.0;  // router z-loss (Zoph et al., 2022, arXiv 2202.08906, eq. 5)
+  // Step of the loss-free selection bias (Wang et al., 2024, arXiv 2408.15664); models with
+  // gate.selection_bias only.
+  double selection_bias_rate = 0.001;
+  double gate_noise = 0.0;  // standard deviation of the noise on the gate's logits when experts are
+                            // chosen in training
+  bool random_flip = false;  // images: mirrored with probability 1/2
+  int random_crop = 0;       // images: px of padding on each side before a crop to size; 0 for none
+  bool random_shift = false;  // text: windows start anywhere
   int batch_size = 32;
   int epochs = 1;
 };
