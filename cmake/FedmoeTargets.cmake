@@ -52,6 +52,7 @@ function(fedmoe_test name)
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE fedmoe_warnings ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
+  target_compile_options(${name} PRIVATE ${FEDMOE_TEST_OPTIONS})
   target_compile_definitions(${name} PRIVATE FEDMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              FEDMOE_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
