@@ -4,12 +4,17 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace fedmoe {
 
 enum class DatasetKind {
-  kDomains,  // "domains": the embedded, generated mixture of latent domains; needs no file
-  kIdx,      // "idx": MNIST and its kin, IDX files, gzip or raw
+  kDomains,      // "domains": the embedded, generated mixture of latent domains; needs no file
+  kIdx,          // "idx": MNIST and its kin, IDX files, gzip or raw
+  kImageFolder,  // "image_folder": JPEG and PNG files, one folder a class
+  kCifarBinary,  // "cifar_binary": the binary version of CIFAR-10 or CIFAR-100
+  kCsv,          // "csv": numbers in a table, one of whose columns is the label
+  kText,         // "text": characters, each of which is to be predicted from those before it
 };
 
 // What the labels of a domain are made from; see docs/datasets.md.
@@ -34,11 +39,51 @@ struct DomainsOptions {
   std::uint64_t seed = 1;
 };
 
+// image_folder; cifar_binary reads `mean` and `deviation` alone.
+struct ImageOptions {
+  int size = 0;      // pixels a side, resized and cropped; 0: as the first image
+  int channels = 3;  // 1 (grey) or 3 (red, green, blue)
+  // A channel's pixels become (byte / 255 - mean) / deviation; one value for all channels, or one
+  // for each.
+  std::vector<double> mean = {0.5};
+  std::vector<double> deviation = {0.5};
+  // A node's images are decoded when they are loaded if they take at most this many bytes then,
+  // else each time that they are needed.
+  std::uint64_t memory_bytes = std::uint64_t{512} << 20;
+};
+
+struct CsvOptions {
+  std::string label;        // the label's column; empty: the last
+  int classes = 0;          // 0: the greatest label + 1
+  bool standardise = true;  // features to mean 0 and deviation 1 over the node's training examples
+};
+
+enum class TextAlphabet {
+  kAscii,  // "ascii": code points below 128
+  kLatin,  // "latin": code points below 384 (Latin-1 and Latin Extended-A)
+  kBytes,  // "bytes": the file's bytes, in whatever encoding
+};
+
+// How many ids an alphabet has. An id is the code point, or kSubstituteId for one outside.
+constexpr int AlphabetSize(TextAlphabet alphabet) {
+  if (alphabet == TextAlphabet::kAscii) return 128;
+  return alphabet == TextAlphabet::kLatin ? 384 : 256;
+}
+inline constexpr int kSubstituteId = 26;  // the control character SUB
+
+struct TextOptions {
+  int context = 64;  // characters that an example shows
+  TextAlphabet alphabet = TextAlphabet::kAscii;
+  double test_fraction = 0.1;  // of a single file: its end is the global test set
+};
+
 enum class PartitionKind {
   kNone,              // "none": the node's own files, whole (a real fleet)
   kIid,               // "iid"
   kClassesPerClient,  // "classes_per_client"
   kDirichlet,         // "dirichlet"
+  kFiles,             // "files": text, one file a client
+  kSpeakers,          // "speakers": text, one speaker of a play a client
 };
 
 // How an experiment splits one dataset over clients. Every node computes the same split from the
@@ -54,11 +99,16 @@ struct PartitionOptions {
 
 struct DataOptions {
   DatasetKind dataset = DatasetKind::kDomains;
-  std::string path;      // idx: the folder that holds the four files
+  std::string path;      // where the dataset's files are; `domains` has none
   int client_index = 0;  // which part of the partition, or which client of `domains`; from 0
   DomainsOptions domains;
   PartitionOptions partition;
   double holdout_fraction = 0.2;  // kept back from training for personalised accuracy; [0, 0.9]
+  // Of a client before the hold-out, or of a test set; drawn once by the seed. 0: all.
+  std::int64_t max_examples = 0;
+  ImageOptions image;
+  CsvOptions csv;
+  TextOptions text;
 };
 
 }  // namespace fedmoe

@@ -36,10 +36,14 @@ void Dataset::CopyExample(std::int64_t index, std::span<float> out) const {
     std::copy_n(values.begin() + index * elements, elements, out.begin());
     return;
   }
-  const auto first = pixels.begin() + index * elements;
-  std::transform(first, first + elements, out.begin(), [this](std::uint8_t pixel) {
-    return (static_cast<float>(pixel) / 255.0f - mean) / deviation;
-  });
+  const std::int64_t plane = elements / static_cast<std::int64_t>(mean.size());
+  auto next = pixels.begin() + index * elements;
+  auto to = out.begin();
+  for (std::size_t channel = 0; channel < mean.size(); ++channel, next += plane) {
+    to = std::transform(next, next + plane, to, [&](std::uint8_t pixel) {
+      return (static_cast<float>(pixel) / 255.0f - mean[channel]) / deviation[channel];
+    });
+  }
 }
 
 Dataset Subset(const Dataset& source, std::span<const std::int64_t> indices) {
@@ -50,6 +54,10 @@ Dataset Subset(const Dataset& source, std::span<const std::int64_t> indices) {
   result.classes = source.classes;
   result.pixels = Gather(source.pixels, indices, elements);
   result.values = Gather(source.values, indices, elements);
+  result.files = Gather(source.files, indices, 1);
+  result.tokens = source.tokens;
+  result.documents = source.documents;
+  result.windows = Gather(source.windows, indices, 1);
   result.mean = source.mean;
   result.deviation = source.deviation;
   result.labels = Gather(source.labels, indices, 1);

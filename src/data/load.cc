@@ -99,8 +99,8 @@ Dataset IdxDataset(const std::string& name, IdxImages images,
   dataset.shape = {1, images.rows, images.columns};
   dataset.classes = kIdxClasses;
   dataset.pixels = std::move(images.pixels);
-  dataset.mean = kMnistMean;
-  dataset.deviation = kMnistDeviation;
+  dataset.mean = {kMnistMean};
+  dataset.deviation = {kMnistDeviation};
   dataset.labels.assign(labels.begin(), labels.end());
   return dataset;
 }
@@ -157,6 +157,11 @@ Result<LocalData> LoadLocalData(const DataOptions& options) {
       return LoadLocalDomains(options);
     case DatasetKind::kIdx:
       return LoadLocalIdx(options);
+    case DatasetKind::kImageFolder:
+    case DatasetKind::kCifarBinary:
+    case DatasetKind::kCsv:
+    case DatasetKind::kText:
+      break;
   }
   return Internal("data.dataset has a value outside its enumeration");
 }

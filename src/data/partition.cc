@@ -221,6 +221,8 @@ Result<Parts> PartitionByKind(std::span<const std::int32_t> labels, int classes,
     case PartitionKind::kDirichlet:
       return PartitionDirichlet(labels, classes, options);
     case PartitionKind::kNone:
+    case PartitionKind::kFiles:
+    case PartitionKind::kSpeakers:
       break;
   }
   return Internal("data.partition.kind has a value outside its enumeration");

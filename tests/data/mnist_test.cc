@@ -53,8 +53,8 @@ TEST(MnistTest, IsWhatThePublishedNumbersSay) {
   EXPECT_NEAR(mean, 0.1307, 5e-5);
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(train.pixels.size()) - mean * mean), 0.3081,
               5e-5);
-  EXPECT_FLOAT_EQ(train.mean, 0.1307f);
-  EXPECT_FLOAT_EQ(train.deviation, 0.3081f);
+  EXPECT_THAT(train.mean, ::testing::ElementsAre(0.1307f));
+  EXPECT_THAT(train.deviation, ::testing::ElementsAre(0.3081f));
 }
 
 TEST(MnistTest, ADirichletClientGetsItsShareAndTheEvaluatorTenThousand) {

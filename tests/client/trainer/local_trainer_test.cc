@@ -267,8 +267,8 @@ TEST_F(TrainerTest, PixelsTrainAsTheirNormalisedValues) {
   pixels.name = "pixels";
   pixels.shape = {1, 2, 3};
   pixels.classes = 3;
-  pixels.mean = 0.4F;
-  pixels.deviation = 0.3F;
+  pixels.mean = {0.4F};
+  pixels.deviation = {0.3F};
   CounterRng rng(50);
   for (int i = 0; i < 30 * 6; ++i) {
     pixels.pixels.push_back(static_cast<std::uint8_t>(rng.NextBelow(256)));
