@@ -99,6 +99,13 @@ void AddTraining(const SchemaSection& section, TrainingOptions& training) {
   section.Number("clip_norm", training.clip_norm, {0.0, 1e6});
   section.Number("fedprox_mu", training.fedprox_mu, {0.0, 1000.0});
   section.Number("held_mass_lambda", training.held_mass_lambda, {0.0, 100.0});
+  section.Number("balance_lambda", training.balance_lambda, {0.0, 100.0});
+  section.Number("router_z_lambda", training.router_z_lambda, {0.0, 100.0});
+  section.Number("selection_bias_rate", training.selection_bias_rate, {0.0, 1.0});
+  section.Number("gate_noise", training.gate_noise, {0.0, 100.0});
+  section.Boolean("random_flip", training.random_flip);
+  section.Integer("random_crop", training.random_crop, {0, 1024});
+  section.Boolean("random_shift", training.random_shift);
   section.Integer("batch_size", training.batch_size, {1, 1 << 20});
   section.Integer("epochs", training.epochs, {1, 1000});
 }

@@ -148,7 +148,8 @@ struct Journal::Database {
     if (schema == 0) return CreateSchema();
     if (schema != kJournalSchemaVersion) {
       return FailedPrecondition(path + ": journal schema " + std::to_string(schema) +
-                                ", this build reads " + std::to_string(kJournalSchemaVersion));
+                                ", this build reads " + std::to_string(kJournalSchemaVersion) +
+                                ": resume with the build that began the run, or begin a new run");
     }
     FEDMOE_ASSIGN_OR_RETURN(const auto check, Query("PRAGMA quick_check(1)"));
     const std::string answer = check.value_or("no answer");

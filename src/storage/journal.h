@@ -13,7 +13,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 1;
+inline constexpr int kJournalSchemaVersion = 2;
 
 struct RecoveredRun {
   RoundState snapshot;
@@ -24,7 +24,8 @@ struct RecoveredRun {
 // a power cut.
 class Journal {
  public:
-  // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M".
+  // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M: resume with
+  // the build that began the run, or begin a new run".
   static Result<std::unique_ptr<Journal>> Open(const std::string& path);
   ~Journal();
 

@@ -43,7 +43,9 @@ FEDMOE_JSON_FIELDS(TrainingFeedback, examples, steps, train_loss, train_accuracy
                    up_bytes_per_s)
 FEDMOE_JSON_FIELDS(TrainingOptions, optimizer, learning_rate, schedule,
                    final_learning_rate_fraction, momentum, adam_beta1, adam_beta2, adam_epsilon,
-                   weight_decay, clip_norm, fedprox_mu, held_mass_lambda, batch_size, epochs)
+                   weight_decay, clip_norm, fedprox_mu, held_mass_lambda, balance_lambda,
+                   router_z_lambda, selection_bias_rate, gate_noise, random_flip, random_crop,
+                   random_shift, batch_size, epochs)
 FEDMOE_JSON_FIELDS(ShardReference, shard, digest, bytes)
 FEDMOE_JSON_FIELDS(TaskAssignment, task, kind, client, round, attempt, version, experts, shards,
                    training, seed, timeout_ms, last_committed_task)

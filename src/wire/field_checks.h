@@ -42,6 +42,11 @@ inline Status CheckShare(const char* field, double value) {
   return InvalidArgument(fmt::format("{} must be 0 to 1 (got {})", field, value));
 }
 
+inline Status CheckNumberUpTo(const char* field, double value, double most) {
+  if (value >= 0.0 && value <= most) return Status::Ok();
+  return InvalidArgument(fmt::format("{} must be 0 to {} (got {})", field, most, value));
+}
+
 inline Status CheckLength(const char* field, std::size_t size, std::size_t least,
                           std::size_t most) {
   if (size >= least && size <= most) return Status::Ok();

@@ -33,7 +33,7 @@ Result<CapacityDecision> CapacityFrom(const v1::CapacityDecision& from) {
                           .round_s = from.round_s()};
 }
 
-Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
+Status CheckTraining(const v1::TrainingOptions& from) {
   const std::pair<const char*, double> numbers[] = {
       {"training.learning_rate", from.learning_rate()},
       {"training.adam_epsilon", from.adam_epsilon()},
@@ -43,12 +43,26 @@ Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
       {"training.held_mass_lambda", from.held_mass_lambda()},
   };
   for (const auto& [field, value] : numbers) FEDMOE_RETURN_IF_ERROR(CheckNumber(field, value));
+  const std::pair<const char*, double> router_numbers[] = {
+      {"training.balance_lambda", from.balance_lambda()},
+      {"training.router_z_lambda", from.router_z_lambda()},
+      {"training.gate_noise", from.gate_noise()},
+  };
+  for (const auto& [field, value] : router_numbers) {
+    FEDMOE_RETURN_IF_ERROR(CheckNumberUpTo(field, value, kMaxRouterNumber));
+  }
+  FEDMOE_RETURN_IF_ERROR(CheckShare("training.selection_bias_rate", from.selection_bias_rate()));
+  FEDMOE_RETURN_IF_ERROR(CheckRange("training.random_crop", from.random_crop(), 0, kMaxRandomCrop));
   FEDMOE_RETURN_IF_ERROR(CheckShare("training.momentum", from.momentum()));
   FEDMOE_RETURN_IF_ERROR(CheckShare("training.adam_beta1", from.adam_beta1()));
   FEDMOE_RETURN_IF_ERROR(CheckShare("training.adam_beta2", from.adam_beta2()));
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.batch_size", from.batch_size(), 1, kMaxBatchSize));
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.epochs", from.epochs(), 1, kMaxEpochs));
-  FEDMOE_RETURN_IF_ERROR(CheckRange("training.optimizer", from.optimizer(), 0, 1));
+  return CheckRange("training.optimizer", from.optimizer(), 0, 1);
+}
+
+Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
+  FEDMOE_RETURN_IF_ERROR(CheckTraining(from));
   TrainingOptions to;
   to.optimizer = from.optimizer() == v1::TrainingOptions::ADAMW ? LocalOptimizer::kAdamW
                                                                 : LocalOptimizer::kSgd;
@@ -61,6 +75,13 @@ Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
   to.clip_norm = from.clip_norm();
   to.fedprox_mu = from.fedprox_mu();
   to.held_mass_lambda = from.held_mass_lambda();
+  to.balance_lambda = from.balance_lambda();
+  to.router_z_lambda = from.router_z_lambda();
+  to.selection_bias_rate = from.selection_bias_rate();
+  to.gate_noise = from.gate_noise();
+  to.random_flip = from.random_flip();
+  to.random_crop = from.random_crop();
+  to.random_shift = from.random_shift();
   to.batch_size = from.batch_size();
   to.epochs = from.epochs();
   return to;

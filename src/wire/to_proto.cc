@@ -31,6 +31,13 @@ void Fill(const TrainingOptions& from, v1::TrainingOptions& to) {
   to.set_clip_norm(from.clip_norm);
   to.set_fedprox_mu(from.fedprox_mu);
   to.set_held_mass_lambda(from.held_mass_lambda);
+  to.set_balance_lambda(from.balance_lambda);
+  to.set_router_z_lambda(from.router_z_lambda);
+  to.set_selection_bias_rate(from.selection_bias_rate);
+  to.set_gate_noise(from.gate_noise);
+  to.set_random_flip(from.random_flip);
+  to.set_random_crop(from.random_crop);
+  to.set_random_shift(from.random_shift);
   to.set_batch_size(from.batch_size);
   to.set_epochs(from.epochs);
 }

@@ -45,7 +45,17 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  seed: 9223372036854775807\n"
       "  deadline_s: 1.5\n"
       "  clients: {too_small: reject}\n"
-      "training: {optimizer: adamw, schedule: cosine, adam_epsilon: 1e-9}\n"
+      "training:\n"
+      "  optimizer: adamw\n"
+      "  schedule: cosine\n"
+      "  adam_epsilon: 1e-9\n"
+      "  balance_lambda: 0.01\n"
+      "  router_z_lambda: 0.001\n"
+      "  selection_bias_rate: 0.02\n"
+      "  gate_noise: 0.5\n"
+      "  random_flip: true\n"
+      "  random_crop: 4\n"
+      "  random_shift: true\n"
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform}\n"
       "evaluation: {mode: clients}\n"
       "fitness: {signal: sum}\n"
@@ -62,6 +72,13 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.training.optimizer, LocalOptimizer::kAdamW);
   EXPECT_EQ(config.run.training.schedule, LearningRateSchedule::kCosine);
   EXPECT_EQ(config.run.training.adam_epsilon, 1e-9);
+  EXPECT_EQ(config.run.training.balance_lambda, 0.01);
+  EXPECT_EQ(config.run.training.router_z_lambda, 0.001);
+  EXPECT_EQ(config.run.training.selection_bias_rate, 0.02);
+  EXPECT_EQ(config.run.training.gate_noise, 0.5);
+  EXPECT_TRUE(config.run.training.random_flip);
+  EXPECT_EQ(config.run.training.random_crop, 4);
+  EXPECT_TRUE(config.run.training.random_shift);
   EXPECT_EQ(config.run.aggregation.optimizer, ServerOptimizer::kFedYogi);
   EXPECT_EQ(config.run.aggregation.expert_weighting, ExpertWeighting::kUniform);
   EXPECT_EQ(config.run.evaluation.mode, EvaluationMode::kClients);

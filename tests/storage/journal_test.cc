@@ -108,7 +108,9 @@ TEST_F(JournalTest, RefusesAnotherSchema) {
   Open().reset();
   Execute("PRAGMA user_version = 7");
   EXPECT_EQ(Journal::Open(path_).status().ToString(),
-            "FAILED_PRECONDITION: " + path_ + ": journal schema 7, this build reads 1");
+            "FAILED_PRECONDITION: " + path_ +
+                ": journal schema 7, this build reads 2: resume "
+                "with the build that began the run, or begin a new run");
 }
 
 TEST_F(JournalTest, NamesAFileThatIsNoJournal) {

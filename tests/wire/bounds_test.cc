@@ -205,6 +205,9 @@ TEST(BoundsTest, Training) {
   const auto share = [](const std::string& field) {
     return "training." + field + " must be 0 to 1 (got 1.5)";
   };
+  const auto router_number = [](const std::string& field) {
+    return "training." + field + " must be 0 to 100 (got 100.5)";
+  };
   ExpectRefused<M>(
       ToProto(SampleTask()), parse,
       {{spoil([](T& t) { t.set_learning_rate(-1); }), number("learning_rate")},
@@ -213,6 +216,14 @@ TEST(BoundsTest, Training) {
        {spoil([](T& t) { t.set_clip_norm(-1); }), number("clip_norm")},
        {spoil([](T& t) { t.set_fedprox_mu(-1); }), number("fedprox_mu")},
        {spoil([](T& t) { t.set_held_mass_lambda(-1); }), number("held_mass_lambda")},
+       {spoil([](T& t) { t.set_balance_lambda(100.5); }), router_number("balance_lambda")},
+       {spoil([](T& t) { t.set_router_z_lambda(100.5); }), router_number("router_z_lambda")},
+       {spoil([](T& t) { t.set_gate_noise(100.5); }), router_number("gate_noise")},
+       {spoil([](T& t) { t.set_gate_noise(kNan); }),
+        "training.gate_noise must be 0 to 100 (got nan)"},
+       {spoil([](T& t) { t.set_selection_bias_rate(1.5); }), share("selection_bias_rate")},
+       {spoil([](T& t) { t.set_random_crop(1025); }),
+        "training.random_crop must be 0 to 1024 (got 1025)"},
        {spoil([](T& t) { t.set_momentum(1.5); }), share("momentum")},
        {spoil([](T& t) { t.set_adam_beta1(1.5); }), share("adam_beta1")},
        {spoil([](T& t) { t.set_adam_beta2(1.5); }), share("adam_beta2")},

@@ -84,6 +84,13 @@ TEST(ConversionsTest, Task) {
   EXPECT_EQ(got.training.clip_norm, 2.0);
   EXPECT_EQ(got.training.fedprox_mu, 0.4);
   EXPECT_EQ(got.training.held_mass_lambda, 0.6);
+  EXPECT_EQ(got.training.balance_lambda, 0.01);
+  EXPECT_EQ(got.training.router_z_lambda, 0.002);
+  EXPECT_EQ(got.training.selection_bias_rate, 0.003);
+  EXPECT_EQ(got.training.gate_noise, 0.7);
+  EXPECT_TRUE(got.training.random_flip);
+  EXPECT_EQ(got.training.random_crop, 4);
+  EXPECT_TRUE(got.training.random_shift);
   EXPECT_EQ(got.training.batch_size, 16);
   EXPECT_EQ(got.training.epochs, 5);
   EXPECT_EQ(got.seed, sent.seed);

@@ -63,6 +63,13 @@ inline NextTaskReply SampleTask() {
                          .clip_norm = 2.0,
                          .fedprox_mu = 0.4,
                          .held_mass_lambda = 0.6,
+                         .balance_lambda = 0.01,
+                         .router_z_lambda = 0.002,
+                         .selection_bias_rate = 0.003,
+                         .gate_noise = 0.7,
+                         .random_flip = true,
+                         .random_crop = 4,
+                         .random_shift = true,
                          .batch_size = 16,
                          .epochs = 5};
   reply.task.seed = 13;
