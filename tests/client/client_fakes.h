@@ -82,6 +82,7 @@ class FakeTransport final : public Transport {
   Script<Result<RegisterReply>> registrations;
   Script<Result<NextTaskReply>> polls;  // default: the run is over
   Script<Result<HeartbeatReply>> beats;
+  std::function<Result<HeartbeatReply>(TaskId)> on_beat;  // instead of `beats`, where set
   Script<Status> fetches;               // before the transfer; default: it succeeds
   Script<Result<Verdict>> submissions;  // default: accepted
   Script<Status> returns;
@@ -117,6 +118,7 @@ class FakeTransport final : public Transport {
   }
   Result<HeartbeatReply> Beat(const SessionId& id, TaskId task, double) override {
     Note(fmt::format("beat {} {}", id.session, task));
+    if (on_beat) return on_beat(task);
     return Next<Result<HeartbeatReply>>(beats, [] { return HeartbeatReply{}; });
   }
   Status FetchShards(const SessionId&, const std::vector<ShardReference>& shards,
