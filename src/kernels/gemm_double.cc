@@ -1,0 +1,11 @@
+#include "kernels/gemm_plain.h"
+
+namespace fedmoe {
+
+void Gemm(Op op_a, Op op_b, std::int64_t m, std::int64_t n, std::int64_t k, const double* a,
+          std::int64_t lda, const double* b, std::int64_t ldb, double beta, double* c,
+          std::int64_t ldc) {
+  GemmPlain(op_a, op_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,95 @@
+#include "kernels/gemm.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "common/counter_rng.h"
+#include "kernels/expert_ops_parallel.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::uint64_t kSeed = 3;
+
+// Two matrices with room beside their rows, in float and in double.
+struct Product {
+  std::int64_t m, n, k;
+  Op op_a, op_b;
+  std::int64_t lda() const { return (op_a == Op::kNone ? k : m) + 3; }
+  std::int64_t ldb() const { return (op_b == Op::kNone ? n : k) + 5; }
+  std::int64_t ldc() const { return n + 2; }
+
+  template <typename T>
+  std::vector<T> Run(T beta, T start) const {
+    CounterRng rng(kSeed);
+    std::vector<T> a(static_cast<std::size_t>(lda() * (op_a == Op::kNone ? m : k)));
+    std::vector<T> b(static_cast<std::size_t>(ldb() * (op_b == Op::kNone ? k : n)));
+    for (T& value : a) value = static_cast<T>(static_cast<float>(rng.NextNormal()));
+    for (T& value : b) value = static_cast<T>(static_cast<float>(rng.NextNormal()));
+    std::vector<T> c(static_cast<std::size_t>(ldc() * m), start);
+    Gemm(op_a, op_b, m, n, k, a.data(), lda(), b.data(), ldb(), beta, c.data(), ldc());
+    return c;
+  }
+};
+
+TEST(Gemm, AgreesWithLoopsForEveryForm) {
+  for (const Op op_a : {Op::kNone, Op::kTranspose}) {
+    for (const Op op_b : {Op::kNone, Op::kTranspose}) {
+      for (const auto& [m, n, k] : std::vector<std::tuple<int, int, int>>{
+               {1, 1, 1}, {3, 17, 5}, {33, 48, 100}, {128, 65, 31}, {7, 600, 64}}) {
+        const Product product{.m = m, .n = n, .k = k, .op_a = op_a, .op_b = op_b};
+        SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k) +
+                     ", seed " + std::to_string(kSeed));
+        const std::vector<float> sums = product.Run(1.0F, 2.0F);
+        const std::vector<double> expected = product.Run(1.0, 2.0);
+        for (std::size_t i = 0; i < sums.size(); ++i) {
+          ASSERT_NEAR(sums[i], expected[i], 1e-4) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(Gemm, ReadsNothingOfItsOutputWithBetaZeroAndWritesNothingBesideIt) {
+  const Product product{.m = 20, .n = 30, .k = 40, .op_a = Op::kNone, .op_b = Op::kTranspose};
+  const std::vector<float> c = product.Run(0.0F, std::numeric_limits<float>::quiet_NaN());
+  for (std::size_t i = 0; i < c.size(); ++i) {
+    const bool beside = static_cast<std::int64_t>(i) % product.ldc() >= product.n;
+    EXPECT_EQ(std::isnan(c[i]), beside) << i;
+  }
+}
+
+TEST(Gemm, NamesItsLibrary) {
+  const std::string name = GemmLibrary();
+  EXPECT_TRUE(name == "onednn" || name == "cblas" || name == "plain") << name;
+}
+
+#ifdef _OPENMP
+TEST(RunOnThreads, LeavesTheCallersNumberOfThreadsAndTellsLibrariesOfOne) {
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(2);
+  int inside = 0;
+  RunOnThreads(1, [&](int) { inside = omp_get_max_threads(); });
+  EXPECT_EQ(inside, 1);
+  EXPECT_EQ(omp_get_max_threads(), 2);
+  omp_set_num_threads(before);
+}
+#endif
+
+TEST(TaskQueue, HandsOutEveryTaskOnce) {
+  TaskQueue queue(100);
+  std::vector<int> runs(100, 0);
+  RunOnThreads(3, [&](int) {
+    queue.Run([&](std::int64_t task) { ++runs[static_cast<std::size_t>(task)]; });
+  });
+  EXPECT_EQ(runs, std::vector<int>(100, 1));
+}
+
+}  // namespace
+}  // namespace fedmoe
