@@ -1,56 +1,20 @@
 // How a node gets its own examples: read or generate, take its part, keep some back.
-#include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "common/counter_rng.h"
-#include "common/file_system.h"
 #include "data/dataset.h"
 #include "data/domains.h"
-#include "data/idx.h"
-#include "data/partition.h"
+#include "data/loaders.h"
+#include "data/split.h"
 
 namespace fedmoe {
 namespace {
 
-constexpr int kIdxClasses = 10;
-// MNIST's pixels, as a fraction of 255, over its training set.
-constexpr float kMnistMean = 0.1307f;
-constexpr float kMnistDeviation = 0.3081f;
-
-struct Split {
-  std::vector<std::int64_t> train;
-  std::vector<std::int64_t> holdout;
-};
-
-// Keeps round(fraction * n) of the examples back; both parts ascend.
-Result<Split> SplitHoldout(std::vector<std::int64_t> indices, double fraction, std::uint64_t seed,
-                           int client_index) {
-  const auto count = static_cast<std::int64_t>(indices.size());
-  const auto kept_back =
-      static_cast<std::int64_t>(std::floor(fraction * static_cast<double>(count) + 0.5));
-  if (kept_back >= count) {
-    return InvalidArgument(
-        fmt::format("data.holdout_fraction {} leaves none of client {}'s {} examples to train on",
-                    fraction, client_index, count));
-  }
-  CounterRng rng = CounterRng::For(seed, fmt::format("client-{}", client_index), 0, "holdout");
-  rng.Shuffle(indices);
-  Split split;
-  split.holdout.assign(indices.begin(), indices.begin() + kept_back);
-  split.train.assign(indices.begin() + kept_back, indices.end());
-  std::sort(split.holdout.begin(), split.holdout.end());
-  std::sort(split.train.begin(), split.train.end());
-  return split;
-}
-
-std::vector<std::int64_t> AllIndices(std::size_t count) {
-  std::vector<std::int64_t> indices(count);
-  std::iota(indices.begin(), indices.end(), 0);
-  return indices;
+Status ValidateLimit(const DataOptions& options) {
+  if (options.max_examples >= 0) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("data.max_examples must be at least 0 (got {})", options.max_examples));
 }
 
 Status ValidateLocal(const DataOptions& options) {
@@ -62,11 +26,22 @@ Status ValidateLocal(const DataOptions& options) {
     return InvalidArgument(
         fmt::format("data.client_index must be at least 0 (got {})", options.client_index));
   }
-  if (options.partition.kind == PartitionKind::kNone) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(ValidateLimit(options));
+  const PartitionKind kind = options.partition.kind;
+  if (kind == PartitionKind::kNone) return Status::Ok();
   if (options.dataset == DatasetKind::kDomains) {
     return InvalidArgument(
         "data.partition.kind must be none for dataset domains, which generates each client's own "
         "examples");
+  }
+  const bool by_text = kind == PartitionKind::kFiles || kind == PartitionKind::kSpeakers;
+  if (by_text && options.dataset != DatasetKind::kText) {
+    return InvalidArgument("data.partition.kind files and speakers are for dataset text alone");
+  }
+  if (!by_text && kind != PartitionKind::kIid && options.dataset == DatasetKind::kText) {
+    return InvalidArgument(
+        "data.partition.kind must be none, iid, files or speakers for dataset text, which has no "
+        "labels to split by");
   }
   if (options.client_index >= options.partition.clients) {
     return InvalidArgument(
@@ -76,76 +51,17 @@ Status ValidateLocal(const DataOptions& options) {
   return Status::Ok();
 }
 
-Result<std::vector<std::uint8_t>> ReadCheckedLabels(const std::string& path) {
-  FEDMOE_ASSIGN_OR_RETURN(auto labels, ReadIdxLabels(path));
-  FEDMOE_RETURN_IF_ERROR(CheckIdxLabels(labels, kIdxClasses, path));
-  return labels;
-}
-
-Result<IdxImages> ReadMatchingImages(const std::string& path, const std::string& labels_path,
-                                     std::size_t labels) {
-  FEDMOE_ASSIGN_OR_RETURN(IdxImages images, ReadIdxImages(path));
-  if (static_cast<std::size_t>(images.count) != labels) {
-    return InvalidArgument(
-        fmt::format("{}: {} labels for {} images", labels_path, labels, images.count));
-  }
-  return images;
-}
-
-Dataset IdxDataset(const std::string& name, IdxImages images,
-                   const std::vector<std::uint8_t>& labels) {
-  Dataset dataset;
-  dataset.name = name;
-  dataset.shape = {1, images.rows, images.columns};
-  dataset.classes = kIdxClasses;
-  dataset.pixels = std::move(images.pixels);
-  dataset.mean = {kMnistMean};
-  dataset.deviation = {kMnistDeviation};
-  dataset.labels.assign(labels.begin(), labels.end());
-  return dataset;
-}
-
-Status CheckPathGiven(const DataOptions& options) {
-  if (!options.path.empty()) return Status::Ok();
-  return InvalidArgument(
-      "data.path must name the folder of the IDX files for dataset idx (got \"\")");
-}
-
-// Labels first, so that a wrong partition is found before the images are read; the whole set is
-// gone when this returns.
-Result<LocalData> LoadLocalIdx(const DataOptions& options) {
-  FEDMOE_RETURN_IF_ERROR(CheckPathGiven(options));
-  const std::string labels_path = JoinPath(options.path, "train-labels-idx1-ubyte");
-  FEDMOE_ASSIGN_OR_RETURN(const auto labels, ReadCheckedLabels(labels_path));
-  std::vector<std::int64_t> own;
-  if (options.partition.kind == PartitionKind::kNone) {
-    own = AllIndices(labels.size());
-  } else {
-    const std::vector<std::int32_t> wide(labels.begin(), labels.end());
-    FEDMOE_ASSIGN_OR_RETURN(auto parts, PartitionExamples(wide, kIdxClasses, options.partition));
-    own = std::move(parts[static_cast<std::size_t>(options.client_index)]);
-  }
-  FEDMOE_ASSIGN_OR_RETURN(const Split split,
-                          SplitHoldout(std::move(own), options.holdout_fraction,
-                                       options.partition.seed, options.client_index));
-  FEDMOE_ASSIGN_OR_RETURN(IdxImages images,
-                          ReadMatchingImages(JoinPath(options.path, "train-images-idx3-ubyte"),
-                                             labels_path, labels.size()));
-  Dataset whole = IdxDataset(options.path, std::move(images), labels);
-  if (split.train.size() == labels.size()) {
-    Dataset none = Subset(whole, {});
-    return LocalData{std::move(whole), std::move(none)};
-  }
-  return LocalData{Subset(whole, split.train), Subset(whole, split.holdout)};
-}
-
 Result<LocalData> LoadLocalDomains(const DataOptions& options) {
   FEDMOE_RETURN_IF_ERROR(ValidateDomains(options.domains));
   const Dataset whole = GenerateDomainsForClient(options.domains, options.client_index);
   FEDMOE_ASSIGN_OR_RETURN(const Split split,
-                          SplitHoldout(AllIndices(whole.labels.size()), options.holdout_fraction,
-                                       options.domains.seed, options.client_index));
+                          SplitOwn(AllIndices(whole.labels.size()), options, options.domains.seed));
   return LocalData{Subset(whole, split.train), Subset(whole, split.holdout)};
+}
+
+Result<Dataset> LoadTestDomains(const DataOptions& options) {
+  FEDMOE_RETURN_IF_ERROR(ValidateDomains(options.domains));
+  return LimitTest(GenerateDomainsTest(options.domains), options, options.domains.seed);
 }
 
 }  // namespace
@@ -158,26 +74,34 @@ Result<LocalData> LoadLocalData(const DataOptions& options) {
     case DatasetKind::kIdx:
       return LoadLocalIdx(options);
     case DatasetKind::kImageFolder:
+      return LoadLocalImageFolder(options);
     case DatasetKind::kCifarBinary:
+      return LoadLocalCifar(options);
     case DatasetKind::kCsv:
+      return LoadLocalCsv(options);
     case DatasetKind::kText:
-      break;
+      return LoadLocalText(options);
   }
   return Internal("data.dataset has a value outside its enumeration");
 }
 
 Result<Dataset> LoadTestData(const DataOptions& options) {
-  if (options.dataset == DatasetKind::kDomains) {
-    FEDMOE_RETURN_IF_ERROR(ValidateDomains(options.domains));
-    return GenerateDomainsTest(options.domains);
+  FEDMOE_RETURN_IF_ERROR(ValidateLimit(options));
+  switch (options.dataset) {
+    case DatasetKind::kDomains:
+      return LoadTestDomains(options);
+    case DatasetKind::kIdx:
+      return LoadTestIdx(options);
+    case DatasetKind::kImageFolder:
+      return LoadTestImageFolder(options);
+    case DatasetKind::kCifarBinary:
+      return LoadTestCifar(options);
+    case DatasetKind::kCsv:
+      return LoadTestCsv(options);
+    case DatasetKind::kText:
+      return LoadTestText(options);
   }
-  FEDMOE_RETURN_IF_ERROR(CheckPathGiven(options));
-  const std::string labels_path = JoinPath(options.path, "t10k-labels-idx1-ubyte");
-  FEDMOE_ASSIGN_OR_RETURN(const auto labels, ReadCheckedLabels(labels_path));
-  FEDMOE_ASSIGN_OR_RETURN(IdxImages images,
-                          ReadMatchingImages(JoinPath(options.path, "t10k-images-idx3-ubyte"),
-                                             labels_path, labels.size()));
-  return IdxDataset(options.path, std::move(images), labels);
+  return Internal("data.dataset has a value outside its enumeration");
 }
 
 }  // namespace fedmoe
