@@ -5,9 +5,10 @@
 
 namespace fedmoe {
 
-// Fills an empty path of a dataset that has files: $FEDMOE_DATA_DIR/mnist if the variable is set,
-// else the first of data/mnist and ../shared/data/mnist that is there, else data/mnist (where
-// scripts/fetch_data puts it).
+// Fills an empty path of a dataset that has a usual folder NAME: idx mnist, image_folder and
+// cifar_binary cifar10, text languages for the partition `files` and else shakespeare. It is
+// $FEDMOE_DATA_DIR/NAME if the variable is set, else the first of data/NAME and
+// ../shared/data/NAME that is there, else data/NAME (where scripts/fetch_data puts it).
 DataOptions WithDefaultPath(DataOptions options);
 
 }  // namespace fedmoe

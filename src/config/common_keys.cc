@@ -23,6 +23,72 @@ int ParsePort(const std::string& address) {
   return port <= kMaxPort ? port : -1;
 }
 
+// The keys of the datasets that are read from files and have options.
+void AddFileDataKeys(const SchemaSection& section, DataOptions& data) {
+  const SchemaSection image = section.In("image");
+  image.Integer("size", data.image.size, {0, 16'384});
+  image.Integer("channels", data.image.channels, {1, 3});
+  image.Numbers("mean", data.image.mean, {-1000.0, 1000.0});
+  image.Numbers("deviation", data.image.deviation,
+                {.least = 0.0, .most = 1000.0, .above_least = true});
+  image.Bytes("memory_bytes", data.image.memory_bytes);
+
+  const SchemaSection csv = section.In("csv");
+  csv.Text("label", data.csv.label);
+  csv.Integer("classes", data.csv.classes, {0, 1 << 20});
+  csv.Boolean("standardise", data.csv.standardise);
+
+  const SchemaSection text = section.In("text");
+  text.Integer("context", data.text.context, {1, 65'536});
+  text.Choice<TextAlphabet>("alphabet", data.text.alphabet,
+                            {{"ascii", TextAlphabet::kAscii},
+                             {"latin", TextAlphabet::kLatin},
+                             {"bytes", TextAlphabet::kBytes}});
+  text.Number("test_fraction", data.text.test_fraction, {0.0, 0.9});
+}
+
+void CheckPartition(const DataOptions& data, const std::string& prefix, ReadKeys& keys) {
+  const PartitionKind kind = data.partition.kind;
+  if (kind == PartitionKind::kNone) return;
+  const std::vector<std::string> paths = {prefix + "partition.kind", prefix + "dataset"};
+  const bool for_text = kind == PartitionKind::kFiles || kind == PartitionKind::kSpeakers;
+  if (data.dataset == DatasetKind::kDomains) {
+    keys.Complain(paths, fmt::format("{}partition.kind must be none for the dataset domains, which "
+                                     "generates each client's own examples",
+                                     prefix));
+  } else if (data.dataset == DatasetKind::kText && !for_text && kind != PartitionKind::kIid) {
+    keys.Complain(paths, fmt::format("{}partition.kind must be none, iid, files or speakers for "
+                                     "the dataset text, which has no labels to split by",
+                                     prefix));
+  } else if (data.dataset != DatasetKind::kText && for_text) {
+    keys.Complain(paths, fmt::format("{}partition.kind may be files or speakers for the dataset "
+                                     "text alone",
+                                     prefix));
+  } else if (data.client_index >= data.partition.clients) {
+    keys.Complain({prefix + "client_index", prefix + "partition.clients"},
+                  fmt::format("{0}client_index must be below {0}partition.clients (got {1} >= {2})",
+                              prefix, data.client_index, data.partition.clients));
+  }
+}
+
+void CheckImage(const DataOptions& data, const std::string& prefix, ReadKeys& keys) {
+  const bool cifar = data.dataset == DatasetKind::kCifarBinary;
+  if (data.image.channels == 2) {
+    keys.Complain({prefix + "image.channels"},
+                  fmt::format("{}image.channels must be 1 or 3 (got 2)", prefix));
+    return;
+  }
+  const std::size_t channels = cifar ? 3 : static_cast<std::size_t>(data.image.channels);
+  const auto check = [&](const std::string& key, const std::vector<double>& values) {
+    if (values.size() == 1 || values.size() == channels) return;
+    keys.Complain({prefix + key, prefix + "image.channels"},
+                  fmt::format("{}{} must have one value, or one for each of {} channels (got {})",
+                              prefix, key, channels, values.size()));
+  };
+  check("image.mean", data.image.mean);
+  check("image.deviation", data.image.deviation);
+}
+
 }  // namespace
 
 void AddName(const SchemaSection& section, std::string& name) {
@@ -50,10 +116,16 @@ void AddLogLevel(const SchemaSection& section, std::string& level) {
 
 void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner) {
   section.Choice<DatasetKind>("dataset", data.dataset,
-                              {{"domains", DatasetKind::kDomains}, {"idx", DatasetKind::kIdx}});
+                              {{"domains", DatasetKind::kDomains},
+                               {"idx", DatasetKind::kIdx},
+                               {"image_folder", DatasetKind::kImageFolder},
+                               {"cifar_binary", DatasetKind::kCifarBinary},
+                               {"csv", DatasetKind::kCsv},
+                               {"text", DatasetKind::kText}});
   section.Text("path", data.path);
   if (owner == DataOf::kClient) section.Integer("client_index", data.client_index, {0, 999'999});
   section.Number("holdout_fraction", data.holdout_fraction, {0.0, 0.9});
+  section.Integer("max_examples", data.max_examples, {0, 1'000'000'000});
 
   const SchemaSection domains = section.In("domains");
   domains.Choice<DomainsVariant>("variant", data.domains.variant,
@@ -72,12 +144,16 @@ void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner) 
   domains.Integer("examples", data.domains.examples, {1, 10'000'000});
   domains.Integer("seed", data.domains.seed, {});
 
+  AddFileDataKeys(section, data);
+
   const SchemaSection partition = section.In("partition");
   partition.Choice<PartitionKind>("kind", data.partition.kind,
                                   {{"none", PartitionKind::kNone},
                                    {"iid", PartitionKind::kIid},
                                    {"classes_per_client", PartitionKind::kClassesPerClient},
-                                   {"dirichlet", PartitionKind::kDirichlet}});
+                                   {"dirichlet", PartitionKind::kDirichlet},
+                                   {"files", PartitionKind::kFiles},
+                                   {"speakers", PartitionKind::kSpeakers}});
   if (owner == DataOf::kClient) {
     partition.Integer("clients", data.partition.clients, {1, 1'000'000});
   }
@@ -88,25 +164,52 @@ void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner) 
 }
 
 void CheckData(const DataOptions& data, const std::string& prefix, ReadKeys& keys) {
-  const bool partitioned = data.partition.kind != PartitionKind::kNone;
   if (data.domains.latent_dimensions > data.domains.dimensions) {
     keys.Complain({prefix + "domains.latent_dimensions", prefix + "domains.dimensions"},
                   fmt::format("{0}domains.latent_dimensions must be at most {0}domains.dimensions "
                               "(got {1} > {2})",
                               prefix, data.domains.latent_dimensions, data.domains.dimensions));
   }
-  if (data.dataset == DatasetKind::kDomains && partitioned) {
-    keys.Complain({prefix + "partition.kind", prefix + "dataset"},
-                  fmt::format("{}partition.kind must be none for the dataset domains, which "
-                              "generates each client's own examples",
-                              prefix));
+  CheckPartition(data, prefix, keys);
+  CheckImage(data, prefix, keys);
+}
+
+int InputsOf(const DataOptions& data) {
+  constexpr int kMnistInputs = 28 * 28;
+  constexpr int kCifarInputs = 3 * 32 * 32;
+  switch (data.dataset) {
+    case DatasetKind::kDomains:
+      return data.domains.dimensions;
+    case DatasetKind::kIdx:
+      return kMnistInputs;
+    case DatasetKind::kImageFolder:
+      return data.image.channels * data.image.size * data.image.size;
+    case DatasetKind::kCifarBinary:
+      return kCifarInputs;
+    case DatasetKind::kText:
+      return data.text.context;
+    case DatasetKind::kCsv:
+      break;
   }
-  if (data.dataset == DatasetKind::kIdx && partitioned &&
-      data.client_index >= data.partition.clients) {
-    keys.Complain({prefix + "client_index", prefix + "partition.clients"},
-                  fmt::format("{0}client_index must be below {0}partition.clients (got {1} >= {2})",
-                              prefix, data.client_index, data.partition.clients));
+  return 0;
+}
+
+int ClassesOf(const DataOptions& data) {
+  constexpr int kMnistClasses = 10;
+  switch (data.dataset) {
+    case DatasetKind::kDomains:
+      return data.domains.classes;
+    case DatasetKind::kIdx:
+      return kMnistClasses;
+    case DatasetKind::kCsv:
+      return data.csv.classes;
+    case DatasetKind::kText:
+      return AlphabetSize(data.text.alphabet);
+    case DatasetKind::kImageFolder:
+    case DatasetKind::kCifarBinary:
+      break;
   }
+  return 0;
 }
 
 }  // namespace fedmoe

@@ -32,4 +32,9 @@ void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner);
 // Checks across the keys below `prefix` ("data." or "fleet.data.").
 void CheckData(const DataOptions& data, const std::string& prefix, ReadKeys& keys);
 
+// What the options tell of every example: its features (of text: its characters) and how many
+// labels there can be. 0 where only the files do.
+int InputsOf(const DataOptions& data);
+int ClassesOf(const DataOptions& data);
+
 }  // namespace fedmoe

@@ -20,20 +20,38 @@ constexpr NumberRange kPositiveShare = {.least = 0.0, .most = 1.0, .above_least 
 constexpr NumberRange kDecay = {.least = 0.0, .most = 1.0, .below_most = true};
 
 void AddModel(const SchemaSection& section, ModelOptions& model) {
-  section.Word("preset", model.preset, {"moe_mlp"});
+  section.Word("preset", model.preset, {"moe_mlp", "moe_cnn", "moe_transformer"});
   section.Integer("inputs", model.inputs, {1, kMaxExtent});
   section.Integer("classes", model.classes, {1, kMaxExtent});
+  section.Integer("channels", model.channels, {0, 1024});
   section.Integer("width", model.width, {1, kMaxExtent});
+  section.Integer("depth", model.depth, {0, 256});
+  section.Integer("heads", model.heads, {0, kMaxExtent});
+  section.Integer("moe_layers", model.moe_layers, {0, 256});
+  section.Integer("dense_width", model.dense_width, {0, kMaxExtent});
   section.Integer("expert_width", model.expert_width, {1, kMaxExtent});
   section.Integer("experts", model.experts, {1, kMaxExpertsKey});
   section.Integer("top_k", model.top_k, {1, kMaxExpertsKey});
+  section.Choice<ExpertActivation>("expert_activation", model.expert_activation,
+                                   {{"relu", ExpertActivation::kRelu},
+                                    {"gelu", ExpertActivation::kGelu},
+                                    {"silu", ExpertActivation::kSilu},
+                                    {"swiglu", ExpertActivation::kSwiGlu}});
+  section.Integer("shared_expert_width", model.shared_expert_width, {0, kMaxExtent});
+  const SchemaSection free = section.In("zero_computation");
+  free.Integer("zero", model.zero_experts, {0, 64});
+  free.Integer("copy", model.copy_experts, {0, 64});
+  free.Integer("constant", model.constant_experts, {0, 64});
   const SchemaSection gate = section.In("gate");
   gate.Choice<GateMode>("mode", model.gate_mode,
                         {{"shared_all", GateMode::kSharedAll},
                          {"shared_rows", GateMode::kSharedRows},
                          {"local", GateMode::kLocal}});
   gate.Choice<GateInput>("input", model.gate_input,
-                         {{"trunk", GateInput::kTrunk}, {"data", GateInput::kData}});
+                         {{"token", GateInput::kToken},
+                          {"sequence", GateInput::kSequence},
+                          {"data", GateInput::kData}});
+  gate.Boolean("selection_bias", model.selection_bias);
   section.Choice<ExpertInitialization>(
       "expert_initialization", model.expert_initialization,
       {{"alike", ExpertInitialization::kAlike}, {"apart", ExpertInitialization::kApart}});
@@ -201,8 +219,6 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
 
 // Takes what the model needs to know of the data from the fleet, or asks for it.
 void ResolveModel(ModelOptions& model, const FleetOptions* fleet, ReadKeys& keys) {
-  constexpr int kMnistInputs = 28 * 28;
-  constexpr int kMnistClasses = 10;
   if (fleet == nullptr) {
     keys.Require("model.inputs", "features of an example; a fleet's dataset would tell");
     keys.Require("model.classes", "labels that an example can have; a fleet's dataset would tell");
@@ -210,8 +226,25 @@ void ResolveModel(ModelOptions& model, const FleetOptions* fleet, ReadKeys& keys
   }
   const DataOptions& data = fleet->data;
   const bool domains = data.dataset == DatasetKind::kDomains;
-  if (!keys.Has("model.inputs")) model.inputs = domains ? data.domains.dimensions : kMnistInputs;
-  if (!keys.Has("model.classes")) model.classes = domains ? data.domains.classes : kMnistClasses;
+  const int inputs = InputsOf(data), classes = ClassesOf(data);
+  if (inputs == 0) keys.Require("model.inputs", "features of an example; here the files decide");
+  if (classes == 0) keys.Require("model.classes", "labels in use; here the files decide");
+  if (!keys.Has("model.inputs") && inputs > 0) model.inputs = inputs;
+  if (!keys.Has("model.classes") && classes > 0) model.classes = classes;
+  const bool exact = data.dataset == DatasetKind::kImageFolder ||
+                     data.dataset == DatasetKind::kCifarBinary ||
+                     data.dataset == DatasetKind::kText;
+  if (exact && inputs > 0 && model.inputs != inputs) {
+    keys.Complain({"model.inputs"},
+                  fmt::format("model.inputs must be {}, as the options of fleet.data say (got {})",
+                              inputs, model.inputs));
+  }
+  if (data.dataset == DatasetKind::kText && model.classes != classes) {
+    keys.Complain({"model.classes"},
+                  fmt::format("model.classes must be {}, the ids of fleet.data.text.alphabet (got "
+                              "{})",
+                              classes, model.classes));
+  }
   if (domains && model.inputs != data.domains.dimensions) {
     keys.Complain({"model.inputs", "fleet.data.domains.dimensions"},
                   fmt::format("model.inputs must be fleet.data.domains.dimensions (got {}, not {})",
