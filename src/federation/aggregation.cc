@@ -72,8 +72,11 @@ BlockPlan PlanBlock(const ModelSpec& spec, int index, const std::vector<Accepted
       plan.weights = ExpertWeights(updates, block.expert, options.expert_weighting);
       break;
     case MergeRule::kRowsByTokens:
-      for (ExpertIndex row = 0; row < spec.experts; ++row) {
-        plan.row_weights.push_back(ExpertWeights(updates, row, options.expert_weighting));
+      for (int row = 0; row < static_cast<int>(block.shape[0]); ++row) {
+        plan.row_weights.push_back(
+            row < spec.ExpertsPerLayer()
+                ? ExpertWeights(updates, block.expert + row, options.expert_weighting)
+                : ExampleWeights(updates));
       }
       break;
   }

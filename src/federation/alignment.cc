@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "federation/alignment_baselines.h"
+#include "federation/alignment_layers.h"
 #include "federation/balanced_flow.h"
 
 namespace fedmoe {
@@ -29,6 +30,11 @@ Status ValidateSizes(const AlignmentProblem& problem) {
     return InvalidArgument("the load history has " +
                            std::to_string(problem.load.assignments.size()) +
                            " assignment counts and " + std::to_string(experts) + " deficits");
+  }
+  if (problem.layers < 1 || experts % static_cast<std::size_t>(problem.layers) != 0) {
+    return InvalidArgument("the load history has " + std::to_string(experts) +
+                           " experts, must be a multiple of " + std::to_string(problem.layers) +
+                           " layers, at least 1");
   }
   if (problem.capacity.size() != clients) {
     return InvalidArgument(std::to_string(problem.capacity.size()) + " capacities for " +
@@ -156,6 +162,32 @@ void AddAssignments(const AlignmentProblem& problem, const ExpertLists& lists,
   }
 }
 
+// Everything but the figures over the whole plan.
+Result<AlignmentPlan> AlignLayer(const AlignmentProblem& problem, const AlignmentOptions& options,
+                                 AlignmentMemory& memory) {
+  AlignmentPlan plan;
+  plan.strategy = options.strategy;
+  FEDMOE_ASSIGN_OR_RETURN(const ExpertLists lists, AlignWith(problem, options, memory, plan));
+  AddAssignments(problem, lists, plan);
+  return plan;
+}
+
+Result<AlignmentPlan> AlignLayers(const AlignmentProblem& problem, const AlignmentOptions& options,
+                                  AlignmentMemory& memory) {
+  const bool pinned = options.strategy == AlignmentStrategy::kStatic;
+  const std::vector<LayerCapacity> split = SplitCapacity(problem, pinned ? &memory : nullptr);
+  std::vector<AlignmentPlan> plans;
+  std::vector<AlignmentMemory> memories;
+  for (int layer = 0; layer < problem.layers; ++layer) {
+    memories.push_back(MemoryOfLayer(problem, memory, layer));
+    FEDMOE_ASSIGN_OR_RETURN(AlignmentPlan plan, AlignLayer(ProblemOfLayer(problem, split, layer),
+                                                           options, memories.back()));
+    plans.push_back(std::move(plan));
+  }
+  memory = JoinMemories(problem, memories);
+  return JoinPlans(problem, plans);
+}
+
 void AddFigures(int experts, AlignmentPlan& plan) {
   plan.load.assign(static_cast<std::size_t>(experts), 0);
   for (const Assignment& assignment : plan.assignments) {
@@ -220,10 +252,9 @@ std::vector<ExpertIndex> AlignmentPlan::ExpertsOf(int client) const {
 Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOptions& options,
                             AlignmentMemory& memory) {
   FEDMOE_RETURN_IF_ERROR(ValidateProblem(problem));
-  AlignmentPlan plan;
-  plan.strategy = options.strategy;
-  FEDMOE_ASSIGN_OR_RETURN(const ExpertLists lists, AlignWith(problem, options, memory, plan));
-  AddAssignments(problem, lists, plan);
+  FEDMOE_ASSIGN_OR_RETURN(AlignmentPlan plan, problem.layers == 1
+                                                  ? AlignLayer(problem, options, memory)
+                                                  : AlignLayers(problem, options, memory));
   AddFigures(static_cast<int>(problem.fitness.cols()), plan);
   return plan;
 }

@@ -51,6 +51,7 @@ struct AlignmentProblem {
   std::vector<int> capacity;      // k_c, 0 to experts
   Eigen::MatrixXd fitness;        // clients x experts
   ExpertLoad load;                // history; its size is the number of experts
+  int layers = 1;                 // MoE layers: each has the same number of the experts, in order
   std::uint64_t seed = 0;
   RoundNumber round = 1;
 };
@@ -71,7 +72,8 @@ struct AlignmentPlan {
   double floor_cv = 0.0;                // the integer floor of the CV for the same total
   double coverage = 0.0;                // share of experts with at least one client
   LoadBounds bounds;                    // balanced only; as used, after any relaxation
-  int relaxed = 0;  // balanced: by how many clients bounds had to be widened to be feasible
+  // Balanced: by how many clients bounds had to be widened to be feasible; the most of any layer.
+  int relaxed = 0;
 
   // The experts of one client, ascending.
   std::vector<ExpertIndex> ExpertsOf(int client) const;
@@ -85,7 +87,15 @@ struct AlignmentMemory {
 // Deterministic. Equal fitness is told apart by a draw keyed (seed, client, expert), the same in
 // every round, so that clients without feedback spread over the experts; what is left equal breaks
 // by client order, then expert index. `full` ignores capacity, `none` gives nobody anything.
-// INVALID_ARGUMENT for sizes that do not match or capacity outside 0 to experts.
+//
+// With several layers the problem separates: each client's k_c is split over the layers as evenly
+// as it goes, what is left over to the layers that have got the least so far, client after client,
+// so that the layers' totals differ by one at most. Each layer is then solved for itself, with its
+// own columns, history, draws and share of the memory. A client that the static plan already gives
+// k_c experts keeps its split.
+//
+// INVALID_ARGUMENT for sizes that do not match, experts that the layers do not divide, or capacity
+// outside 0 to experts.
 Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOptions& options,
                             AlignmentMemory& memory);
 

@@ -41,6 +41,12 @@ double OptimizerSlots(const TrainingOptions& training) {
   return training.momentum != 0.0 ? 1.0 : 0.0;
 }
 
+// Experts that run for one example, each token's counted.
+double ExpertRuns(const ModelSpec& spec, int experts) {
+  return static_cast<double>(ActiveExperts(spec, experts)) *
+         static_cast<double>(spec.tokens_per_example);
+}
+
 // Amount over rate; a rate that is not known costs nothing.
 double Seconds(double amount, double rate) { return rate > 0.0 ? amount / rate : 0.0; }
 
@@ -83,12 +89,20 @@ const char* CapacityReasonName(CapacityReason reason) {
   return "unknown";
 }
 
+int ActiveExperts(const ModelSpec& spec, int experts) {
+  if (spec.layers < 1) return 0;
+  const int least = experts / spec.layers;
+  const int larger = experts % spec.layers;  // layers in which it holds one more
+  return larger * std::min(least + 1, spec.top_k) +
+         (spec.layers - larger) * std::min(least, spec.top_k);
+}
+
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts) {
   const double parameter_bytes =
       TransferredBytes(spec, experts) + kBytesPerValue * ClientElements(spec);
   // Each activation is kept for the backward pass and has a gradient.
   const double activations =
-      (spec.trunk_activations + std::min(experts, spec.top_k) * spec.expert_activations) *
+      (spec.trunk_activations + ExpertRuns(spec, experts) * spec.expert_activations) *
       training.batch_size * 2.0;
   return parameter_bytes * (3.0 + OptimizerSlots(training)) + kBytesPerValue * activations;
 }
@@ -98,7 +112,7 @@ double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec
   const double bytes = TransferredBytes(spec, experts);
   const double flops = kForwardAndBackward * static_cast<double>(profile.examples) *
                        training.epochs *
-                       (spec.trunk_flops + std::min(experts, spec.top_k) * spec.expert_flops);
+                       (spec.trunk_flops + ExpertRuns(spec, experts) * spec.expert_flops);
   const double seconds = Seconds(bytes, profile.down_bytes_per_s) +
                          Seconds(flops, profile.compute_flops_per_s) +
                          Seconds(bytes, profile.up_bytes_per_s);

@@ -56,11 +56,17 @@ struct CapacityDecision {
 CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec& spec,
                                 const TrainingOptions& training, Milliseconds deadline_ms);
 
+// Experts that run for one token when a client holds `experts`, as evenly over the layers as they
+// go: the least of top_k and what it holds in each layer, summed over the layers. Rises with
+// `experts`.
+int ActiveExperts(const ModelSpec& spec, int experts);
 // Parameters x (1 value + 1 gradient + 1 received copy + optimiser slots: SGD 1 with momentum,
-// AdamW 2) plus activations of a batch.
+// AdamW 2) plus activations of a batch: those of the trunk, and of the active experts for each
+// token.
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts);
 // Transfers of trunk and k experts both ways over the profile's bandwidth, and 3 x forward
-// operations over its compute rate. Always finite: at most a million years.
+// operations (of the trunk, and of the active experts for each token) over its compute rate. Always
+// finite: at most a million years.
 double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
                            const TrainingOptions& training, int experts);
 

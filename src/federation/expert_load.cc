@@ -64,13 +64,18 @@ LoadBounds BoundsFor(const ExpertLoad& load, std::span<const int> capacity,
 }
 
 void RecordRound(ExpertLoad& load, std::span<const std::int64_t> assignments,
-                 std::span<const double> tokens, const LoadOptions& options) {
+                 std::span<const double> tokens, const LoadOptions& options, int layers) {
   const std::size_t experts = load.deficit.size();
   if (experts == 0) return;
-  const double total =
-      static_cast<double>(std::accumulate(assignments.begin(), assignments.end(), std::int64_t{0}));
-  const double target = total / static_cast<double>(experts);
+  const std::size_t per_layer = experts / static_cast<std::size_t>(layers);
+  double target = 0.0;
   for (std::size_t e = 0; e < experts; ++e) {
+    if (e % per_layer == 0) {
+      const auto layer = assignments.subspan(e, per_layer);
+      const double total =
+          static_cast<double>(std::accumulate(layer.begin(), layer.end(), std::int64_t{0}));
+      target = total / static_cast<double>(per_layer);
+    }
     load.assignments[e] += assignments[e];
     load.round_assignments[e] = assignments[e];
     load.tokens[e] += tokens[e];

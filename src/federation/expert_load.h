@@ -14,7 +14,7 @@ struct LoadOptions {
   double deficit_limit = 2.0;  // D_e is clipped to +- this many assignments
 };
 
-// All vectors have one entry an expert.
+// All vectors have one entry an expert; layer after layer.
 struct ExpertLoad {
   std::vector<std::int64_t> assignments;        // over committed rounds
   std::vector<std::int64_t> round_assignments;  // of the last committed round
@@ -33,13 +33,14 @@ struct LoadBounds {
                            // the number of clients
 };
 
+// Of the experts of one layer.
 LoadBounds BoundsFor(const ExpertLoad& load, std::span<const int> capacity,
                      const LoadOptions& options);
 
 // After a commit: adds the round's assignments and tokens and moves D_e <- clip(D_e + (target_e -
-// actual_e)).
+// actual_e)), where the target is the mean of e's layer.
 void RecordRound(ExpertLoad& load, std::span<const std::int64_t> assignments,
-                 std::span<const double> tokens, const LoadOptions& options);
+                 std::span<const double> tokens, const LoadOptions& options, int layers = 1);
 
 // Standard deviation over mean (population); 0 where the mean is 0.
 double CoefficientOfVariation(std::span<const double> values);

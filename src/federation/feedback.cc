@@ -8,7 +8,7 @@
 namespace fedmoe {
 namespace {
 
-// Passes over the data times positions of an example times top_k: no honest task has more.
+// Passes over the data times tokens of an example: no honest task has more of one expert.
 constexpr double kMaxTokensPerExample = 1e6;
 constexpr double kMaxTokens = kMaxTokensPerExample * static_cast<double>(kMaxClaimedCount);
 
@@ -43,24 +43,29 @@ Status CheckTokens(const TrainingFeedback& feedback, int expert, const std::vect
   return Status::Ok();
 }
 
-Status CheckAffinity(const std::vector<double>& affinity, int experts) {
+Status CheckAffinity(const std::vector<double>& affinity, const ModelSpec& spec) {
   if (affinity.empty()) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(CheckSize("affinity", affinity, experts));
-  for (int e = 0; e < experts; ++e) {
+  FEDMOE_RETURN_IF_ERROR(CheckSize("affinity", affinity, spec.experts));
+  for (int e = 0; e < spec.experts; ++e) {
     FEDMOE_RETURN_IF_ERROR(CheckShare(Entry("affinity", e), affinity[static_cast<std::size_t>(e)]));
   }
-  const double sum = std::accumulate(affinity.begin(), affinity.end(), 0.0);
-  if (sum < 0.99 || sum > 1.01) {
-    return InvalidArgument("feedback.affinity sums to " + NumberText(sum) +
-                           ", must be 0.99 to 1.01");
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    const auto first = affinity.begin() + layer * spec.ExpertsPerLayer();
+    const double sum = std::accumulate(first, first + spec.ExpertsPerLayer(), 0.0);
+    if (sum < 0.99 || sum > 1.01) {
+      const std::string of = spec.layers > 1 ? " of layer " + std::to_string(layer) : "";
+      return InvalidArgument("feedback.affinity" + of + " sums to " + NumberText(sum) +
+                             ", must be 0.99 to 1.01");
+    }
   }
   return Status::Ok();
 }
 
 }  // namespace
 
-Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
-                        const std::vector<int>& held) {
+Status ValidateFeedback(const TrainingFeedback& feedback, const ModelSpec& spec,
+                        const std::vector<ExpertIndex>& held) {
+  const int experts = spec.experts;
   FEDMOE_RETURN_IF_ERROR(CheckCount("feedback.examples", feedback.examples));
   FEDMOE_RETURN_IF_ERROR(CheckCount("feedback.steps", feedback.steps));
   FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback.train_loss", feedback.train_loss, kMaxClaimedLoss));
@@ -76,7 +81,7 @@ Status ValidateFeedback(const TrainingFeedback& feedback, int experts,
     FEDMOE_RETURN_IF_ERROR(
         CheckShare(Entry("expert_accuracy", e), feedback.expert_accuracy[index]));
   }
-  FEDMOE_RETURN_IF_ERROR(CheckAffinity(feedback.affinity, experts));
+  FEDMOE_RETURN_IF_ERROR(CheckAffinity(feedback.affinity, spec));
   FEDMOE_RETURN_IF_ERROR(CheckAmount("feedback.train_s", feedback.train_s, kMaxClaimedSeconds));
   FEDMOE_RETURN_IF_ERROR(
       CheckRate("feedback.down_bytes_per_s", feedback.down_bytes_per_s, kMaxClaimedBytesPerSecond));

@@ -15,7 +15,7 @@ void Average(double& value, int& seen, double signal, double beta) {
 FitnessTable::Row& RowOf(FitnessTable& table, const ClientId& client, bool with_second) {
   FitnessTable::Row& row = table.rows[client];
   const auto experts = static_cast<std::size_t>(table.experts);
-  const double neutral = 1.0 / table.experts;
+  const double neutral = table.Neutral();
   if (row.seen.empty()) {
     row.value = Eigen::VectorXd::Constant(table.experts, neutral);
     row.seen.assign(experts, 0);
@@ -52,11 +52,34 @@ void AverageAccuracy(Eigen::VectorXd& value, std::vector<int>& seen,
   }
 }
 
+double LayerInformation(const FitnessTable& table, int first, int experts) {
+  std::vector<Eigen::VectorXd> conditional;  // p(expert | client)
+  Eigen::VectorXd marginal = Eigen::VectorXd::Zero(experts);
+  for (const auto& [client, row] : table.rows) {
+    Eigen::VectorXd values = row.value.segment(first, experts);
+    if (row.second.size() > 0) values += row.second.segment(first, experts);
+    const double sum = values.sum();
+    if (sum <= 0.0) continue;  // no preference to speak of
+    conditional.push_back(values / sum);
+    marginal += conditional.back();
+  }
+  if (conditional.empty()) return 0.0;
+  marginal /= static_cast<double>(conditional.size());
+  double information = 0.0;
+  for (const Eigen::VectorXd& row : conditional) {
+    for (Eigen::Index e = 0; e < row.size(); ++e) {
+      if (row[e] > 0.0) information += row[e] * std::log(row[e] / marginal[e]);
+    }
+  }
+  // Never below 0 but for rounding.
+  return std::max(0.0, information / static_cast<double>(conditional.size()));
+}
+
 }  // namespace
 
 double FitnessTable::At(const ClientId& client, ExpertIndex expert) const {
   const auto found = rows.find(client);
-  if (found == rows.end()) return 1.0 / experts;
+  if (found == rows.end()) return Neutral();
   const Row& row = found->second;
   return row.value[expert] + (row.second.size() > 0 ? row.second[expert] : 0.0);
 }
@@ -93,26 +116,13 @@ void UpdateFitness(FitnessTable& table, const ClientId& client, const TrainingFe
 }
 
 double ClientExpertInformation(const FitnessTable& table) {
-  std::vector<Eigen::VectorXd> conditional;  // p(expert | client)
-  Eigen::VectorXd marginal = Eigen::VectorXd::Zero(table.experts);
-  for (const auto& [client, row] : table.rows) {
-    Eigen::VectorXd values = row.value;
-    if (row.second.size() > 0) values += row.second;
-    const double sum = values.sum();
-    if (sum <= 0.0) continue;  // no preference to speak of
-    conditional.push_back(values / sum);
-    marginal += conditional.back();
-  }
-  if (conditional.empty()) return 0.0;
-  marginal /= static_cast<double>(conditional.size());
+  if (table.experts == 0) return 0.0;
+  const int per_layer = table.experts / table.layers;
   double information = 0.0;
-  for (const Eigen::VectorXd& row : conditional) {
-    for (Eigen::Index e = 0; e < row.size(); ++e) {
-      if (row[e] > 0.0) information += row[e] * std::log(row[e] / marginal[e]);
-    }
+  for (int layer = 0; layer < table.layers; ++layer) {
+    information += LayerInformation(table, layer * per_layer, per_layer);
   }
-  // Never below 0 but for rounding.
-  return std::max(0.0, information / static_cast<double>(conditional.size()));
+  return information / table.layers;
 }
 
 }  // namespace fedmoe

@@ -36,10 +36,20 @@ Status ValidateMerge(const ModelSpec& spec, const ParameterBlock& block) {
     return InvalidArgument(Named(block) + " merges by tokens but belongs to no expert");
   }
   if (block.merge != MergeRule::kRowsByTokens) return Status::Ok();
+  if (spec.experts == 0) {
+    return InvalidArgument(Named(block) + " merges row by row but the model has no experts");
+  }
+  const int per_layer = spec.ExpertsPerLayer();
+  if (block.expert < 0 || block.expert >= spec.experts || block.expert % per_layer != 0) {
+    return InvalidArgument(Named(block) + " merges row by row from expert " +
+                           std::to_string(block.expert) +
+                           ", must be the first expert of a layer: a multiple of " +
+                           std::to_string(per_layer) + " below " + std::to_string(spec.experts));
+  }
   const std::int64_t rows = block.shape.empty() ? 0 : block.shape[0];
-  if (rows != spec.experts) {
+  if (rows < per_layer) {
     return InvalidArgument(Named(block) + " merges row by row but has " + std::to_string(rows) +
-                           " rows for " + std::to_string(spec.experts) + " experts");
+                           " rows for " + std::to_string(per_layer) + " experts");
   }
   return Status::Ok();
 }
@@ -54,6 +64,36 @@ Status ValidateBlock(const ModelSpec& spec, const ParameterBlock& block) {
   if (!std::isfinite(block.scale) || block.scale < 0.0) {
     return InvalidArgument(Named(block) + ": the initialiser's scale is " +
                            std::to_string(block.scale) + ", must be finite and at least 0");
+  }
+  return Status::Ok();
+}
+
+Status ValidateExperts(const ModelSpec& spec) {
+  if (spec.experts < 0) {
+    return InvalidArgument("the model has " + std::to_string(spec.experts) +
+                           " experts, must be at least 0");
+  }
+  if (spec.experts == 0 && (spec.layers < 0 || spec.layers > 1)) {
+    return InvalidArgument("the model has " + std::to_string(spec.layers) +
+                           " MoE layers, must be 0 or 1 without experts");
+  }
+  if (spec.experts > 0 && spec.layers < 1) {
+    return InvalidArgument("the model has " + std::to_string(spec.layers) +
+                           " MoE layers, must be at least 1");
+  }
+  if (spec.experts > 0 && spec.experts % spec.layers != 0) {
+    return InvalidArgument("the model has " + std::to_string(spec.experts) +
+                           " experts, must be a multiple of its " + std::to_string(spec.layers) +
+                           " MoE layers");
+  }
+  const int least = spec.experts > 0 ? 1 : 0;
+  if (spec.top_k < least || spec.top_k > spec.ExpertsPerLayer()) {
+    return InvalidArgument("the model's top_k is " + std::to_string(spec.top_k) + ", must be " +
+                           std::to_string(least) + " to " + std::to_string(spec.ExpertsPerLayer()));
+  }
+  if (spec.tokens_per_example < 1) {
+    return InvalidArgument("the model's tokens_per_example is " +
+                           std::to_string(spec.tokens_per_example) + ", must be at least 1");
   }
   return Status::Ok();
 }
@@ -139,15 +179,7 @@ int ModelSpec::Find(const std::string& name) const {
 
 Status ValidateModelSpec(const ModelSpec& spec) {
   if (spec.blocks.empty()) return InvalidArgument("the model has no blocks");
-  if (spec.experts < 0) {
-    return InvalidArgument("the model has " + std::to_string(spec.experts) +
-                           " experts, must be at least 0");
-  }
-  const int least = spec.experts > 0 ? 1 : 0;
-  if (spec.top_k < least || spec.top_k > spec.experts) {
-    return InvalidArgument("the model's top_k is " + std::to_string(spec.top_k) + ", must be " +
-                           std::to_string(least) + " to " + std::to_string(spec.experts));
-  }
+  FEDMOE_RETURN_IF_ERROR(ValidateExperts(spec));
   std::set<std::string> names;
   std::vector<bool> has_blocks(static_cast<std::size_t>(spec.experts), false);
   for (std::size_t index = 0; index < spec.blocks.size(); ++index) {
@@ -180,8 +212,10 @@ Digest SpecDigest(const ModelSpec& spec) {
     text.Add("value", value);
   }
   text.Add("experts", std::int64_t{spec.experts});
+  text.Add("layers", std::int64_t{spec.layers});
   text.Add("top_k", std::int64_t{spec.top_k});
   text.Add("gate_mode", static_cast<std::int64_t>(spec.gate_mode));
+  text.Add("tokens_per_example", spec.tokens_per_example);
   text.AddBits("trunk_flops", spec.trunk_flops);
   text.AddBits("expert_flops", spec.expert_flops);
   text.AddBits("trunk_activations", spec.trunk_activations);

@@ -67,7 +67,7 @@ struct ModelSpec {
   std::map<std::string, std::string> options;
   std::vector<ParameterBlock> blocks;
   // Of all MoE layers together: expert e belongs to layer e / ExpertsPerLayer(). Each is a shard of
-  // its own.
+  // its own. 0 for a dense model, which may have 0 layers or 1.
   int experts = 0;
   int layers = 1;  // MoE layers; divides `experts`
   int top_k = 0;   // in each layer
@@ -84,6 +84,7 @@ struct ModelSpec {
 
   int ShardCount() const { return 1 + experts; }
   int ExpertsPerLayer() const { return layers > 0 ? experts / layers : 0; }
+  // Of a model with experts.
   int LayerOf(ExpertIndex index) const { return index / ExpertsPerLayer(); }
   // Index of the shard that carries block `index`, or -1 for client state.
   int ShardOf(int index) const;
@@ -101,7 +102,8 @@ inline constexpr int kTrunkShard = 0;
 inline int ShardOfExpert(ExpertIndex expert) { return 1 + expert; }
 
 // INVALID_ARGUMENT naming the block: duplicate names, extents, experts out of range, an expert
-// without blocks.
+// without blocks, rows that do not begin with a layer's first expert; or the model's number that is
+// wrong: experts that the layers do not divide, a top_k beyond a layer's experts, no token.
 Status ValidateModelSpec(const ModelSpec& spec);
 
 // SHA-256 over every field: two parties with one digest mean the same model.

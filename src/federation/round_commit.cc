@@ -84,7 +84,7 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
     client.capacity = DeriveCapacity(client.profile, options.spec, options.training,
                                      options.participation.deadline_ms);
   }
-  RecordRound(state.load, assignments, tokens, options.alignment.load);
+  RecordRound(state.load, assignments, tokens, options.alignment.load, options.spec.layers);
 }
 
 // The client's part of the report, after its task.

@@ -187,6 +187,7 @@ RoundState InitialState(const RunOptions& options, std::vector<Digest> shards) {
   RoundState state;
   state.shards = std::move(shards);
   state.fitness.experts = options.spec.experts;
+  state.fitness.layers = options.spec.layers;
   state.load = ExpertLoad::Of(options.spec.experts);
   return state;
 }

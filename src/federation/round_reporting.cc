@@ -69,8 +69,7 @@ Verdict CheckOpen(const RoundState& state, const TaskState& task, const UpdateHe
 
 Verdict CheckContent(const UpdateReceived& event, const TaskState& task, const ModelSpec& spec) {
   if (!event.content.accepted()) return event.content;
-  const Status feedback =
-      ValidateFeedback(event.header.feedback, spec.experts, task.assignment.experts);
+  const Status feedback = ValidateFeedback(event.header.feedback, spec, task.assignment.experts);
   if (feedback.ok()) return {};
   return {RejectReason::kBadFeedback, feedback.message()};
 }

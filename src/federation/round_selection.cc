@@ -123,6 +123,9 @@ std::vector<ClientId> DrawCohort(const RoundState& state, std::vector<ClientId> 
 
 Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<ClientId>& cohort,
                                   const RunOptions& options, AlignmentMemory& memory) {
+  AlignmentPlan dense;
+  dense.strategy = options.alignment.strategy;
+  if (options.spec.experts == 0) return dense;
   AlignmentProblem problem;
   problem.clients = cohort;
   for (const ClientId& client : cohort) {
@@ -130,6 +133,7 @@ Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<Cli
   }
   problem.fitness = state.fitness.Matrix(cohort);
   problem.load = state.load;
+  problem.layers = options.spec.layers;
   problem.seed = options.seed;
   problem.round = state.version + 1;
   return Align(problem, options.alignment, memory);

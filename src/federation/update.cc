@@ -59,7 +59,7 @@ Verdict CheckHeader(const UpdateHeader& header, const TaskAssignment& task, cons
                                          " bytes, " + named + " needs at most " +
                                          std::to_string(most)};
   }
-  const Status feedback = ValidateFeedback(header.feedback, spec.experts, task.experts);
+  const Status feedback = ValidateFeedback(header.feedback, spec, task.experts);
   if (!feedback.ok()) return {RejectReason::kBadFeedback, feedback.message()};
   return {};
 }

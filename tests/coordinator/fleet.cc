@@ -2,10 +2,11 @@
 
 namespace fedmoe {
 
-ModelSpec FleetSpec(int experts) {
+ModelSpec FleetSpec(int experts, int layers) {
   ModelSpec spec;
   spec.preset = "fleet";
   spec.experts = experts;
+  spec.layers = layers;
   spec.top_k = 1;
   spec.gate_mode = GateMode::kSharedRows;
   spec.blocks.push_back({.name = "trunk.weight",
@@ -13,12 +14,16 @@ ModelSpec FleetSpec(int experts) {
                          .initializer = Initializer::kNormal,
                          .scale = 0.5,
                          .init_key = "trunk"});
-  spec.blocks.push_back({.name = "gate.weight",
-                         .shape = {experts, 2},
-                         .merge = MergeRule::kRowsByTokens,
-                         .initializer = Initializer::kUniform,
-                         .scale = 0.5,
-                         .init_key = "gate"});
+  for (int layer = 0; layer < layers; ++layer) {
+    const std::string name = layer == 0 ? "gate" : "gate" + std::to_string(layer);
+    spec.blocks.push_back({.name = name + ".weight",
+                           .shape = {spec.ExpertsPerLayer() + (layers > 1 ? 1 : 0), 2},
+                           .expert = layer * spec.ExpertsPerLayer(),
+                           .merge = MergeRule::kRowsByTokens,
+                           .initializer = Initializer::kUniform,
+                           .scale = 0.5,
+                           .init_key = name});
+  }
   for (int expert = 0; expert < experts; ++expert) {
     const std::string name = "experts." + std::to_string(expert);
     spec.blocks.push_back({.name = name + ".weight",

@@ -25,9 +25,9 @@ namespace fedmoe {
 #define ASSERT_OK(expression) ASSERT_EQ((expression).ToString(), "OK")
 #define EXPECT_OK(expression) EXPECT_EQ((expression).ToString(), "OK")
 
-// A trunk of 12 + 5 values with a gate whose rows belong to experts, and `experts` experts of 20 +
-// 3 values.
-ModelSpec FleetSpec(int experts = 4);
+// A trunk of 12 + 5 values with a gate for each layer, whose rows belong to its experts and one
+// zero-computation expert where there are several layers, and `experts` experts of 20 + 3 values.
+ModelSpec FleetSpec(int experts = 4, int layers = 1);
 
 // Four trainers needed, all assigned must report, nothing waits for a clock.
 CoreOptions FleetOptions();

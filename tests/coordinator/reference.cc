@@ -14,14 +14,16 @@ struct Parameter {
 };
 
 // The weight of one answer in row `row` of a block.
-double WeightOf(const ParameterBlock& block, std::int64_t row, const TrainingFeedback& feedback) {
+double WeightOf(const ModelSpec& spec, const ParameterBlock& block, std::int64_t row,
+                const TrainingFeedback& feedback) {
   switch (block.merge) {
     case MergeRule::kByExamples:
       return static_cast<double>(feedback.examples);
     case MergeRule::kByTokens:
       return feedback.tokens[static_cast<std::size_t>(block.expert)];
     case MergeRule::kRowsByTokens:
-      return feedback.tokens[static_cast<std::size_t>(row)];
+      if (row >= spec.ExpertsPerLayer()) return static_cast<double>(feedback.examples);
+      return feedback.tokens[static_cast<std::size_t>(block.expert + row)];
   }
   return 0.0;
 }
@@ -67,12 +69,12 @@ void MergeBlock(const ModelSpec& spec, int index, const Answers& answers, Parame
   const std::int64_t row_elements = block.ElementCount() / rows;
   for (std::int64_t row = 0; row < rows; ++row) {
     double total = 0.0;
-    for (const auto& answer : answers) total += WeightOf(block, row, answer.result.feedback);
+    for (const auto& answer : answers) total += WeightOf(spec, block, row, answer.result.feedback);
     if (!(total > 0.0)) continue;
     for (std::int64_t i = row * row_elements; i < (row + 1) * row_elements; ++i) {
       double sum = 0.0;
       for (const auto& answer : answers) {
-        const double weight = WeightOf(block, row, answer.result.feedback);
+        const double weight = WeightOf(spec, block, row, answer.result.feedback);
         if (weight > 0.0) sum += weight / total * DeltaOf(answer.result, index)[i];
       }
       StepElement(parameter, static_cast<std::size_t>(i), static_cast<float>(sum), options);

@@ -1,4 +1,5 @@
 // Whole runs of an undisturbed fleet: what comes out, and what stands in the run directory.
+#include <cstdlib>
 #include <sstream>
 
 #include <gmock/gmock.h>
@@ -44,6 +45,39 @@ TEST(RunTest, MoreClientsThanAreOpenAtOnceGiveTheSameModel) {
   const RunSummary summary = fleet.RunToEnd();
   EXPECT_EQ(summary.status, "completed");
   EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+}
+
+// Experts of both layers with every client that has two, gates merged layer by layer.
+TEST(RunTest, AModelOfTwoMoeLayersIsMergedLayerByLayer) {
+  CoreOptions options = FleetOptions();
+  options.run.spec = FleetSpec(6, 2);
+  Fleet fleet(options);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  for (const auto& [key, answer] : fleet.ledger.answers()) {
+    int in_layer[2] = {0, 0};
+    for (const ExpertIndex expert : answer.task.experts) ++in_layer[expert / 3];
+    EXPECT_LE(std::abs(in_layer[0] - in_layer[1]), 1) << key.second;
+  }
+  for (const auto& report : Reports(fleet)) {
+    EXPECT_EQ(report["accepted"], 4);
+    EXPECT_EQ(report["load"].size(), 6u) << report;
+  }
+}
+
+// What a dense run trains is what one upcycles from.
+TEST(RunTest, ADenseModelRunsWithoutExperts) {
+  CoreOptions options = FleetOptions();
+  options.run.spec = FleetSpec(0, 0);
+  options.run.spec.top_k = 0;
+  Fleet fleet(options);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed") << summary.detail;
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  for (const auto& [key, answer] : fleet.ledger.answers()) {
+    EXPECT_TRUE(answer.task.experts.empty());
+  }
 }
 
 TEST(RunTest, AModelThatWouldNotBeFiniteIsNotPublished) {

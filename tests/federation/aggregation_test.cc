@@ -26,7 +26,8 @@ ModelSpec Spec() {
                            .merge = MergeRule::kByTokens});
   }
   spec.blocks.push_back({.name = "own", .shape = {1}, .owner = BlockOwner::kClient});
-  spec.blocks.push_back({.name = "gate", .shape = {3, 2}, .merge = MergeRule::kRowsByTokens});
+  spec.blocks.push_back(
+      {.name = "gate", .shape = {3, 2}, .expert = 0, .merge = MergeRule::kRowsByTokens});
   return spec;
 }
 
@@ -67,6 +68,29 @@ TEST(PlanAggregation, WeightsEachRowByItsExpertsTokens) {
   EXPECT_THAT(plan.blocks[4].row_weights,
               ElementsAre(ElementsAre(1.0, 0.0), ElementsAre(0.75, 0.25), ElementsAre(0.0, 0.0)));
   EXPECT_TRUE(plan.blocks[4].changes());
+}
+
+TEST(PlanAggregation, WeightsTheRowsOfEachLayerByThatLayersExpertsAndFurtherRowsByExamples) {
+  ModelSpec spec;
+  spec.experts = 4;
+  spec.layers = 2;
+  spec.top_k = 1;
+  // Two experts a layer, and one zero-computation expert.
+  for (const ExpertIndex first : {0, 2}) {
+    spec.blocks.push_back({.name = "gate." + std::to_string(first),
+                           .shape = {3, 2},
+                           .expert = first,
+                           .merge = MergeRule::kRowsByTokens});
+  }
+  const AggregationPlan plan = PlanAggregation(spec,
+                                               {Update(1, "ann", {0, 2, 3}, 100, {5, 0, 30, 7}),
+                                                Update(2, "bob", {1, 2}, 300, {0, 9, 10, 0})},
+                                               {});
+  ASSERT_EQ(plan.blocks.size(), 2U);
+  EXPECT_THAT(plan.blocks[0].row_weights,
+              ElementsAre(ElementsAre(1.0, 0.0), ElementsAre(0.0, 1.0), ElementsAre(0.25, 0.75)));
+  EXPECT_THAT(plan.blocks[1].row_weights,
+              ElementsAre(ElementsAre(0.75, 0.25), ElementsAre(1.0, 0.0), ElementsAre(0.25, 0.75)));
 }
 
 TEST(PlanAggregation, WeightsExpertsByExamplesOrAlikeIfAsked) {

@@ -137,6 +137,11 @@ TEST(Align, NamesWhatIsWrongWithTheProblem) {
   problem.load = ExpertLoad{};
   EXPECT_EQ(message(problem), "INVALID_ARGUMENT: the load history has no experts");
   problem = Problem({1, 2}, 4);
+  problem.layers = 3;
+  EXPECT_EQ(message(problem),
+            "INVALID_ARGUMENT: the load history has 4 experts, must be a multiple of 3 layers, at "
+            "least 1");
+  problem = Problem({1, 2}, 4);
   problem.round = 0;
   EXPECT_EQ(message(problem), "INVALID_ARGUMENT: round is 0, must be at least 1");
 }

@@ -45,6 +45,42 @@ TEST(PredictMemoryBytes, CountsParametersAndActivationsOfTopK) {
   }
 }
 
+// Two layers of two experts, top-1: k experts run as 0, 1, 2, 2, 2 for each of 3 tokens.
+//   k = 0: 1000 * 16 + 100 * 80 = 24,000        k = 1: 1500 * 16 + 250 * 80 = 44,000
+//   k = 2: 2000 * 16 + 400 * 80 = 64,000        k = 3: 2500 * 16 + 400 * 80 = 72,000
+//   k = 4: 3000 * 16 + 400 * 80 = 80,000
+TEST(PredictMemoryBytes, CountsTheActiveExpertsOfEachLayerForEachToken) {
+  ModelSpec spec = Spec();
+  spec.layers = 2;
+  spec.top_k = 1;
+  spec.tokens_per_example = 3;
+  const double expected[] = {24'000, 44'000, 64'000, 72'000, 80'000};
+  for (int k = 0; k <= 4; ++k) {
+    EXPECT_EQ(PredictMemoryBytes(spec, Training(), k), expected[k]) << "k = " << k;
+  }
+}
+
+TEST(ActiveExperts, AreTheLeastOfTopKAndAnEvenShareOfEachLayer) {
+  ModelSpec spec;
+  spec.experts = 12;
+  spec.layers = 3;
+  spec.top_k = 2;
+  const int expected[] = {0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6, 6};
+  for (int k = 0; k <= 12; ++k) EXPECT_EQ(ActiveExperts(spec, k), expected[k]) << "k = " << k;
+  EXPECT_EQ(ActiveExperts(ModelSpec{.experts = 0, .layers = 0}, 0), 0);
+}
+
+TEST(ActiveExperts, RiseWithTheExpertsHeld) {
+  for (int layers = 1; layers <= 4; ++layers) {
+    for (int top_k = 1; top_k <= 3; ++top_k) {
+      const ModelSpec spec{.experts = layers * 3, .layers = layers, .top_k = top_k};
+      for (int k = 0; k < spec.experts; ++k) {
+        EXPECT_LE(ActiveExperts(spec, k), ActiveExperts(spec, k + 1));
+      }
+    }
+  }
+}
+
 TEST(PredictMemoryBytes, CountsTheOptimizersSlots) {
   TrainingOptions training = Training();
   training.momentum = 0.0;  // 3 copies
@@ -59,6 +95,19 @@ TEST(PredictMemoryBytes, CountsALocalGateThatNeverTravels) {
   EXPECT_EQ(PredictMemoryBytes(spec, Training(), 1), 1600 * 16 + 150 * 80);
   const CapacityProfile profile{.down_bytes_per_s = 1000.0};
   EXPECT_EQ(PredictRoundSeconds(profile, spec, Training(), 1), 6.0);
+}
+
+TEST(PredictRoundSeconds, CountsTheActiveExpertsOfEachLayerForEachToken) {
+  ModelSpec spec = Spec();
+  spec.layers = 2;
+  spec.top_k = 1;
+  spec.tokens_per_example = 3;
+  const CapacityProfile profile{.compute_flops_per_s = 1.2e6, .examples = 100};
+  // 3 * 200 * (2,000 + 3 * active * 1,000), active 0, 1, 2, 2, 2.
+  const double expected[] = {1.0, 2.5, 4.0, 4.0, 4.0};
+  for (int k = 0; k <= 4; ++k) {
+    EXPECT_DOUBLE_EQ(PredictRoundSeconds(profile, spec, Training(), k), expected[k]) << "k = " << k;
+  }
 }
 
 // Bytes each way: 4,000 + k * 2,000. Operations of 100 examples in 2 passes, forward and backward:

@@ -108,5 +108,13 @@ TEST(RecordRound, AddsTargetMinusActualToTheDeficitAndClips) {
   EXPECT_THAT(load.deficit, ElementsAre(DoubleEq(-1.5), DoubleEq(1.5)));
 }
 
+TEST(RecordRound, TakesEachLayersMeanAsItsTarget) {
+  ExpertLoad load = ExpertLoad::Of(4);
+  RecordRound(load, std::vector<std::int64_t>{2, 0, 1, 0}, std::vector<double>(4, 0.0), {}, 2);
+  // Targets 1 and 1/2; over all it would be 3/4.
+  EXPECT_THAT(load.deficit,
+              ElementsAre(DoubleEq(-1.0), DoubleEq(1.0), DoubleEq(-0.5), DoubleEq(0.5)));
+}
+
 }  // namespace
 }  // namespace fedmoe

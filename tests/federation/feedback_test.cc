@@ -23,7 +23,9 @@ TrainingFeedback Honest() {
           .up_bytes_per_s = 0.0};
 }
 
-Status Validate(const TrainingFeedback& feedback) { return ValidateFeedback(feedback, 3, {0, 2}); }
+Status Validate(const TrainingFeedback& feedback) {
+  return ValidateFeedback(feedback, ModelSpec{.experts = 3, .layers = 1}, {0, 2});
+}
 
 TEST(ValidateFeedback, AcceptsAnHonestClient) {
   EXPECT_EQ(Validate(Honest()), Status::Ok());
@@ -32,6 +34,26 @@ TEST(ValidateFeedback, AcceptsAnHonestClient) {
   EXPECT_EQ(Validate(feedback), Status::Ok());
   feedback = {.tokens = {0, 0, 0}, .expert_loss = {0, 0, 0}, .expert_accuracy = {0, 0, 0}};
   EXPECT_EQ(Validate(feedback), Status::Ok()) << "no examples, nothing trained";
+}
+
+TEST(ValidateFeedback, AsksForOneSumOfAffinityInEachLayer) {
+  const ModelSpec spec{.experts = 4, .layers = 2};
+  TrainingFeedback feedback{.tokens = {0, 0, 0, 0},
+                            .expert_loss = {0, 0, 0, 0},
+                            .expert_accuracy = {0, 0, 0, 0},
+                            .affinity = {0.25, 0.75, 0.5, 0.5}};
+  EXPECT_EQ(ValidateFeedback(feedback, spec, {}), Status::Ok());
+  feedback.affinity = {0.25, 0.75, 0.25, 0.25};
+  EXPECT_EQ(ValidateFeedback(feedback, spec, {}),
+            InvalidArgument("feedback.affinity of layer 1 sums to 0.5, must be 0.99 to 1.01"));
+  feedback.affinity = {0.25, 0.25, 0.25, 0.25};  // one over all, which is not asked for
+  EXPECT_EQ(ValidateFeedback(feedback, spec, {}),
+            InvalidArgument("feedback.affinity of layer 0 sums to 0.5, must be 0.99 to 1.01"));
+}
+
+TEST(ValidateFeedback, TakesAnEmptyListFromADenseModel) {
+  EXPECT_EQ(ValidateFeedback({.examples = 5}, ModelSpec{.experts = 0, .layers = 0}, {}),
+            Status::Ok());
 }
 
 struct Case {

@@ -123,5 +123,33 @@ TEST(ClientExpertInformation, TakesRowsAsSharesWhateverTheirSum) {
   EXPECT_DOUBLE_EQ(ClientExpertInformation(table), expected);
 }
 
+TEST(FitnessTable, IsNeutralWithinEachLayer) {
+  FitnessTable table = Table(6);
+  table.layers = 3;
+  EXPECT_EQ(table.At("a", 4), 0.5) << "one of two experts of its layer";
+  UpdateFitness(table, "a", Feedback({}, {0, 0, 0, 0, 0, 1}, {0, 0, 0, 0, 0, 0}, {}),
+                {.signal = FitnessSignal::kLoss});
+  EXPECT_EQ(table.At("a", 0), 0.5);
+  EXPECT_EQ(table.At("a", 5), 1.0);
+}
+
+TEST(ClientExpertInformation, IsTheMeanOfTheLayers) {
+  FitnessTable table = Table(4);
+  table.layers = 2;
+  const auto tell = [&](const char* client, std::vector<double> affinity) {
+    UpdateFitness(table, client, Feedback(std::move(affinity), {0, 0, 0, 0}, {0, 0, 0, 0}, {}), {});
+  };
+  // The first layer tells the clients apart, the second does not.
+  tell("a", {1.0, 0.0, 0.5, 0.5});
+  tell("b", {0.0, 1.0, 0.5, 0.5});
+  EXPECT_DOUBLE_EQ(ClientExpertInformation(table), std::log(2.0) / 2.0);
+}
+
+TEST(ClientExpertInformation, IsZeroForADenseModel) {
+  FitnessTable table = Table(0);
+  table.layers = 0;
+  EXPECT_EQ(ClientExpertInformation(table), 0.0);
+}
+
 }  // namespace
 }  // namespace fedmoe

@@ -33,7 +33,7 @@ ModelSpec Spec() {
        .initializer = Initializer::kNormal,
        .scale = 2.0,
        .init_key = "experts"},
-      {.name = "gate.weight", .shape = {2, 7}, .merge = MergeRule::kRowsByTokens},
+      {.name = "gate.weight", .shape = {2, 7}, .expert = 0, .merge = MergeRule::kRowsByTokens},
       {.name = "experts.1.weight",
        .shape = {5},
        .owner = BlockOwner::kExpert,
@@ -104,9 +104,41 @@ INSTANTIATE_TEST_SUITE_P(
         Case{[](S& s) { s.blocks[0].merge = MergeRule::kByTokens; },
              "block 'trunk.weight' merges by tokens but belongs to no expert"},
         Case{[](S& s) {
-               s.blocks[2].shape = {7, 2};
+               s.blocks[2].shape = {1, 14};
              },
-             "block 'gate.weight' merges row by row but has 7 rows for 2 experts"},
+             "block 'gate.weight' merges row by row but has 1 rows for 2 experts"},
+        Case{[](S& s) { s.blocks[2].expert = -1; },
+             "block 'gate.weight' merges row by row from expert -1, must be the first expert of a "
+             "layer: a multiple of 2 below 2"},
+        Case{[](S& s) { s.blocks[2].expert = 1; },
+             "block 'gate.weight' merges row by row from expert 1, must be the first expert of a "
+             "layer: a multiple of 2 below 2"},
+        Case{[](S& s) { s.blocks[2].expert = 2; },
+             "block 'gate.weight' merges row by row from expert 2, must be the first expert of a "
+             "layer: a multiple of 2 below 2"},
+        Case{[](S& s) { s.layers = 0; }, "the model has 0 MoE layers, must be at least 1"},
+        Case{[](S& s) {
+               s.experts = 3;
+               s.layers = 2;
+             },
+             "the model has 3 experts, must be a multiple of its 2 MoE layers"},
+        Case{[](S& s) {
+               s.layers = 2;
+               s.top_k = 2;
+             },
+             "the model's top_k is 2, must be 1 to 1"},
+        Case{[](S& s) { s.tokens_per_example = 0; },
+             "the model's tokens_per_example is 0, must be at least 1"},
+        Case{[](S& s) {
+               s = S{.layers = 2};
+               s.blocks = {{.name = "weight", .shape = {2}}};
+             },
+             "the model has 2 MoE layers, must be 0 or 1 without experts"},
+        Case{[](S& s) {
+               s = S{};
+               s.blocks = {{.name = "w", .shape = {2}, .merge = MergeRule::kRowsByTokens}};
+             },
+             "block 'w' merges row by row but the model has no experts"},
         Case{[](S& s) { s.blocks[0].scale = std::numeric_limits<double>::infinity(); },
              "block 'trunk.weight': the initialiser's scale is inf, must be finite and at least "
              "0"}));
@@ -115,6 +147,28 @@ TEST(ValidateModelSpec, AcceptsAModelWithoutExperts) {
   ModelSpec spec;
   spec.blocks = {{.name = "weight", .shape = {2}}};
   EXPECT_EQ(ValidateModelSpec(spec), Status::Ok());
+  spec.layers = 0;
+  EXPECT_EQ(ValidateModelSpec(spec), Status::Ok());
+}
+
+TEST(ValidateModelSpec, AcceptsAGateForEachLayerWithRowsOfZeroComputationExperts) {
+  ModelSpec spec = Spec();
+  spec.layers = 2;
+  spec.blocks[2].shape = {3, 7};  // one expert and two rows more
+  ParameterBlock second = spec.blocks[2];
+  second.name = "gate2.weight";
+  second.expert = 1;
+  spec.blocks.push_back(second);
+  EXPECT_EQ(ValidateModelSpec(spec), Status::Ok());
+}
+
+TEST(ModelSpec, CountsItsExpertsLayerByLayer) {
+  const ModelSpec spec{.experts = 6, .layers = 3};
+  EXPECT_EQ(spec.ExpertsPerLayer(), 2);
+  EXPECT_EQ(spec.LayerOf(1), 0);
+  EXPECT_EQ(spec.LayerOf(2), 1);
+  EXPECT_EQ(spec.LayerOf(5), 2);
+  EXPECT_EQ((ModelSpec{.experts = 0, .layers = 0}.ExpertsPerLayer()), 0);
 }
 
 TEST(SpecDigest, ChangesWithEveryField) {
@@ -130,6 +184,8 @@ TEST(SpecDigest, ChangesWithEveryField) {
         s.options = {{"depth", "64"}};
       },
       [](S& s) { s.experts = 3; },
+      [](S& s) { s.layers = 2; },
+      [](S& s) { s.tokens_per_example = 2; },
       [](S& s) { s.top_k = 2; },
       [](S& s) { s.gate_mode = GateMode::kLocal; },
       [](S& s) { s.trunk_flops = 1.0; },

@@ -12,12 +12,13 @@
 
 namespace fedmoe {
 
-// A trunk of 16 values and `experts` experts of 8.
-inline ModelSpec TinySpec(int experts = 4) {
+// A trunk of 16 values and `experts` experts of 8; dense without experts.
+inline ModelSpec TinySpec(int experts = 4, int layers = 1) {
   ModelSpec spec;
   spec.preset = "tiny";
   spec.experts = experts;
-  spec.top_k = 1;
+  spec.layers = layers;
+  spec.top_k = experts > 0 ? 1 : 0;
   spec.trunk_flops = 100.0;
   spec.expert_flops = 100.0;
   spec.trunk_activations = 1.0;
@@ -34,11 +35,11 @@ inline ModelSpec TinySpec(int experts = 4) {
   return spec;
 }
 
-inline RunOptions TinyOptions(int experts = 4) {
+inline RunOptions TinyOptions(int experts = 4, int layers = 1) {
   RunOptions options;
   options.seed = 7;
   options.rounds = 2;
-  options.spec = TinySpec(experts);
+  options.spec = TinySpec(experts, layers);
   options.participation.min_clients = 2;
   options.participation.quorum = 0.5;
   options.participation.grace_ms = 5'000;
@@ -71,18 +72,18 @@ inline std::vector<Digest> Merge(const std::vector<Digest>& base, const Aggregat
 }
 
 // Honest feedback: 10 examples, 20 tokens for each expert held.
-inline TrainingFeedback FeedbackFor(const TaskAssignment& task, int experts) {
+inline TrainingFeedback FeedbackFor(const TaskAssignment& task, const ModelSpec& spec) {
   TrainingFeedback feedback;
   feedback.examples = 10;
   feedback.steps = 5;
   feedback.train_loss = 1.5;
   feedback.train_accuracy = 0.5;
   feedback.train_s = 2.0;
-  const auto size = static_cast<std::size_t>(experts);
+  const auto size = static_cast<std::size_t>(spec.experts);
   feedback.tokens.assign(size, 0.0);
   feedback.expert_loss.assign(size, 0.0);
   feedback.expert_accuracy.assign(size, 0.0);
-  feedback.affinity.assign(size, 1.0 / experts);
+  feedback.affinity.assign(size, 1.0 / spec.ExpertsPerLayer());
   for (const ExpertIndex expert : task.experts) {
     feedback.tokens[static_cast<std::size_t>(expert)] = 20.0;
     feedback.expert_loss[static_cast<std::size_t>(expert)] = 1.5;
@@ -149,7 +150,7 @@ class RoundDriver {
     event.header.task = task.task;
     event.header.client = task.client;
     event.header.round = task.round;
-    event.header.feedback = FeedbackFor(task, options.spec.experts);
+    event.header.feedback = FeedbackFor(task, options.spec);
     event.content = std::move(content);
     return event;
   }

@@ -18,8 +18,10 @@ constexpr int kCalmSteps = 3'000;
 constexpr int kClients = 5;
 
 RunOptions RandomOptions(CounterRng& rng) {
-  const int experts = 1 + static_cast<int>(rng.NextBelow(5));
-  RunOptions options = TinyOptions(experts);
+  // One model in eight is dense, and some have two MoE layers.
+  const int experts = rng.NextBelow(8) == 0 ? 0 : 1 + static_cast<int>(rng.NextBelow(6));
+  const int layers = experts % 2 == 0 && rng.NextBelow(2) == 0 ? 2 : 1;
+  RunOptions options = TinyOptions(experts, experts > 0 ? layers : 0);
   options.seed = rng.NextU64();
   options.rounds = 1 + static_cast<RoundNumber>(rng.NextBelow(6));
   options.deterministic = rng.NextBelow(5) == 0;

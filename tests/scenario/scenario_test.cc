@@ -83,6 +83,8 @@ std::string SetOptions(const Command& command, RunOptions& options) {
   const std::map<std::string, std::function<void(const std::string&)>> keys = {
       {"rounds", [&](const std::string& v) { options.rounds = std::stoll(v); }},
       {"experts", [&](const std::string& v) { options.spec = TinySpec(std::stoi(v)); }},
+      {"layers",  // after "experts"
+       [&](const std::string& v) { options.spec = TinySpec(options.spec.experts, std::stoi(v)); }},
       {"deterministic", [&](const std::string& v) { options.deterministic = v == "true"; }},
       {"strategy",
        [&](const std::string& v) {

@@ -1,7 +1,9 @@
 #include "tests/support/fake_trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "common/counter_rng.h"
 
@@ -45,12 +47,15 @@ TrainingFeedback FeedbackOf(const ModelSpec& spec, const TaskAssignment& task,
     feedback.expert_loss[static_cast<std::size_t>(expert)] =
         tokens > 0.0 ? random.NextUniform() : 0.0;
   }
-  double sum = 0.0;
   for (std::size_t e = 0; e < experts; ++e) {
     feedback.affinity.push_back(0.1 + random.NextUniform());
-    sum += feedback.affinity.back();
   }
-  for (double& value : feedback.affinity) value /= sum;
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    const auto begin = feedback.affinity.begin() + layer * spec.ExpertsPerLayer();
+    const auto end = begin + spec.ExpertsPerLayer();
+    const double sum = std::accumulate(begin, end, 0.0);
+    std::for_each(begin, end, [sum](double& value) { value /= sum; });
+  }
   return feedback;
 }
 

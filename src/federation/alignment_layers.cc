@@ -1,0 +1,157 @@
+#include "federation/alignment_layers.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <tuple>
+
+#include "common/counter_rng.h"
+
+namespace fedmoe {
+namespace {
+
+int ExpertsPerLayer(const AlignmentProblem& problem) {
+  return static_cast<int>(problem.fitness.cols()) / problem.layers;
+}
+
+LayerCapacity CountByLayer(const AlignmentProblem& problem,
+                           const std::vector<ExpertIndex>& experts) {
+  LayerCapacity counts(static_cast<std::size_t>(problem.layers), 0);
+  for (const ExpertIndex expert : experts) {
+    ++counts[static_cast<std::size_t>(expert / ExpertsPerLayer(problem))];
+  }
+  return counts;
+}
+
+// The layers with the least total first; ties by layer.
+std::vector<std::size_t> LeastFirst(const std::vector<std::int64_t>& totals) {
+  std::vector<std::size_t> order(totals.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return totals[a] < totals[b]; });
+  return order;
+}
+
+template <typename T>
+std::vector<T> PartOf(const std::vector<T>& values, int first, int count) {
+  if (values.empty()) return {};
+  return {values.begin() + first, values.begin() + first + count};
+}
+
+ExpertLoad LoadOfLayer(const ExpertLoad& load, int first, int count) {
+  ExpertLoad part;
+  part.assignments = PartOf(load.assignments, first, count);
+  part.round_assignments = PartOf(load.round_assignments, first, count);
+  part.tokens = PartOf(load.tokens, first, count);
+  part.round_tokens = PartOf(load.round_tokens, first, count);
+  part.average_tokens = PartOf(load.average_tokens, first, count);
+  part.deficit = PartOf(load.deficit, first, count);
+  return part;
+}
+
+}  // namespace
+
+std::vector<LayerCapacity> SplitCapacity(const AlignmentProblem& problem,
+                                         const AlignmentMemory* pinned) {
+  const auto layers = static_cast<std::size_t>(problem.layers);
+  std::vector<std::int64_t> totals(layers, 0);
+  std::vector<LayerCapacity> split(problem.clients.size());
+  const auto give = [&](std::size_t client, LayerCapacity capacity) {
+    for (std::size_t layer = 0; layer < layers; ++layer) totals[layer] += capacity[layer];
+    split[client] = std::move(capacity);
+  };
+  std::vector<std::size_t> open;
+  for (std::size_t c = 0; c < problem.clients.size(); ++c) {
+    open.push_back(c);
+    if (pinned == nullptr) continue;
+    const auto found = pinned->pinned.find(problem.clients[c]);
+    if (found == pinned->pinned.end() ||
+        found->second.size() != static_cast<std::size_t>(problem.capacity[c])) {
+      continue;
+    }
+    give(c, CountByLayer(problem, found->second));
+    open.pop_back();
+  }
+  for (const std::size_t c : open) {
+    LayerCapacity capacity(layers, problem.capacity[c] / problem.layers);
+    const std::vector<std::size_t> order = LeastFirst(totals);
+    for (int i = 0; i < problem.capacity[c] % problem.layers; ++i) {
+      ++capacity[order[static_cast<std::size_t>(i)]];
+    }
+    give(c, std::move(capacity));
+  }
+  return split;
+}
+
+AlignmentProblem ProblemOfLayer(const AlignmentProblem& problem,
+                                const std::vector<LayerCapacity>& split, int layer) {
+  const int count = ExpertsPerLayer(problem);
+  const int first = layer * count;
+  AlignmentProblem part;
+  part.clients = problem.clients;
+  for (const LayerCapacity& capacity : split) {
+    part.capacity.push_back(capacity[static_cast<std::size_t>(layer)]);
+  }
+  part.fitness = problem.fitness.middleCols(first, count);
+  part.load = LoadOfLayer(problem.load, first, count);
+  part.seed =
+      layer == 0
+          ? problem.seed
+          : MixKey({problem.seed, KeyOf("alignment.layer"), static_cast<std::uint64_t>(layer)});
+  part.round = problem.round;
+  return part;
+}
+
+AlignmentMemory MemoryOfLayer(const AlignmentProblem& problem, const AlignmentMemory& memory,
+                              int layer) {
+  const int count = ExpertsPerLayer(problem);
+  AlignmentMemory part;
+  for (const auto& [client, experts] : memory.pinned) {
+    std::vector<ExpertIndex>& pinned = part.pinned[client];
+    for (const ExpertIndex expert : experts) {
+      if (expert / count == layer) pinned.push_back(expert - layer * count);
+    }
+  }
+  return part;
+}
+
+AlignmentMemory JoinMemories(const AlignmentProblem& problem,
+                             const std::vector<AlignmentMemory>& layers) {
+  const int count = ExpertsPerLayer(problem);
+  AlignmentMemory memory;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    const int first = static_cast<int>(layer) * count;
+    for (const auto& [client, experts] : layers[layer].pinned) {
+      std::vector<ExpertIndex>& pinned = memory.pinned[client];
+      for (const ExpertIndex expert : experts) pinned.push_back(first + expert);
+    }
+  }
+  return memory;
+}
+
+AlignmentPlan JoinPlans(const AlignmentProblem& problem, const std::vector<AlignmentPlan>& layers) {
+  const int count = ExpertsPerLayer(problem);
+  AlignmentPlan plan;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    const AlignmentPlan& part = layers[layer];
+    plan.strategy = part.strategy;
+    for (Assignment assignment : part.assignments) {
+      assignment.expert += static_cast<int>(layer) * count;
+      plan.assignments.push_back(assignment);
+    }
+    // The mean of the layers' targets is the target over all experts.
+    plan.bounds.target += part.bounds.target / static_cast<double>(layers.size());
+    plan.bounds.lower.insert(plan.bounds.lower.end(), part.bounds.lower.begin(),
+                             part.bounds.lower.end());
+    plan.bounds.upper.insert(plan.bounds.upper.end(), part.bounds.upper.begin(),
+                             part.bounds.upper.end());
+    plan.relaxed = std::max(plan.relaxed, part.relaxed);
+  }
+  std::sort(plan.assignments.begin(), plan.assignments.end(),
+            [](const Assignment& a, const Assignment& b) {
+              return std::tie(a.client, a.expert) < std::tie(b.client, b.expert);
+            });
+  return plan;
+}
+
+}  // namespace fedmoe
