@@ -56,7 +56,7 @@ FEDMOE_JSON_FIELDS(ExpertLoad, assignments, round_assignments, tokens, round_tok
                    deficit)
 FEDMOE_JSON_FIELDS(LoadBounds, target, lower, upper)
 FEDMOE_JSON_FIELDS(FitnessTable::Row, value, second, seen, second_seen)
-FEDMOE_JSON_FIELDS(FitnessTable, experts, rows)
+FEDMOE_JSON_FIELDS(FitnessTable, experts, layers, rows)
 FEDMOE_JSON_FIELDS(Assignment, client, expert, fitness, reason)
 FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, cv, floor_cv, coverage,
                    bounds, relaxed)
