@@ -168,6 +168,9 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   const SchemaSection root = schema.Root();
   AddName(root, config.name);
   AddModel(root.In("model"), config.model);
+  const SchemaSection upcycle = root.In("model").In("upcycle");
+  upcycle.Text("checkpoint", config.upcycle.checkpoint);
+  upcycle.Number("noise", config.upcycle.noise, {0.0, 10.0});
   AddRun(root.In("run"), config.run);
   AddAlignment(root.In("alignment"), config.run.alignment);
   AddFitness(root.In("fitness"), config.run.fitness);

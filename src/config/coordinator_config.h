@@ -9,6 +9,7 @@
 #include "config/client_config.h"
 #include "config/config_source.h"
 #include "federation/round_machine.h"
+#include "federation/upcycle_options.h"
 #include "moe/model_options.h"
 
 namespace fedmoe {
@@ -30,7 +31,8 @@ struct StorageOptions {
 struct CoordinatorConfig {
   std::string name = "run";
   ModelOptions model;
-  RunOptions run;  // without `spec`: built from `model`
+  UpcycleOptions upcycle;  // model.upcycle; clients need not know it
+  RunOptions run;          // without `spec`: built from `model`
   ServerOptions server;
   StorageOptions storage;
   std::string log_level = "info";
