@@ -2,61 +2,87 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 #include <utility>
-#include <vector>
 
 namespace fedmoe {
 namespace {
 
 constexpr std::int64_t kMaxWholeBytes = std::int64_t{256} << 20;
 
-std::vector<std::int64_t> Indices(std::int64_t first, std::int64_t count) {
-  std::vector<std::int64_t> indices(static_cast<std::size_t>(count));
-  std::iota(indices.begin(), indices.end(), first);
-  return indices;
+bool Augments(const AugmentOptions& options) {
+  return options.random_flip || options.random_crop > 0 || options.random_shift;
+}
+
+// A tensor that reads a vector's memory.
+template <typename T>
+torch::Tensor View(std::vector<T>& values, at::IntArrayRef shape, torch::ScalarType type) {
+  return torch::from_blob(values.data(), shape, type);
 }
 
 }  // namespace
 
 ExampleSource::ExampleSource(Dataset dataset) : dataset_(std::move(dataset)) {}
 
+std::vector<std::int64_t> ExampleSource::Order() const {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(size()));
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
 void ExampleSource::Materialise() {
-  if (labels_.defined()) return;
   const std::int64_t elements = dataset_.ExampleElements();
+  const bool large = size() * elements * 4 > kMaxWholeBytes;
+  if (whole_.defined() || dataset_.IsText() || !dataset_.files.empty()) return;
   if (!dataset_.values.empty()) {
-    whole_ = torch::from_blob(dataset_.values.data(), {size(), elements}, torch::kFloat32);
-  } else if (size() * elements * 4 <= kMaxWholeBytes) {
-    whole_ = Convert(Indices(0, size()));
-    dataset_.pixels = {};
+    whole_ = View(dataset_.values, {size(), elements}, torch::kFloat32);
+  } else if (!large) {
+    whole_ = torch::empty({size(), elements}, torch::kFloat32);
+    float* row = whole_.data_ptr<float>();
+    for (std::int64_t index = 0; index < size(); ++index, row += elements) {
+      dataset_.CopyExample(index, {row, static_cast<std::size_t>(elements)});
+    }
+  } else {
+    return;
   }
   labels_ = torch::empty({size()}, torch::kInt64);
   std::copy(dataset_.labels.begin(), dataset_.labels.end(), labels_.data_ptr<std::int64_t>());
 }
 
-Batch ExampleSource::Gather(std::span<const std::int64_t> indices) const {
-  // Only read from.
-  const torch::Tensor index =
-      torch::from_blob(const_cast<std::int64_t*>(indices.data()),
-                       {static_cast<std::int64_t>(indices.size())}, torch::kInt64);
-  return {whole_.defined() ? whole_.index_select(0, index) : Convert(indices),
-          labels_.index_select(0, index)};
+ExampleSource::Pass::Pass(const ExampleSource& source, std::vector<std::int64_t> order,
+                          const PassOptions& options)
+    : source_(source), order_(std::move(order)), options_(options) {
+  if (source.whole_.defined() && !Augments(options.augment)) return;
+  loader_ = std::make_unique<BatchLoader>(source.dataset_, order_,
+                                          BatchLoaderOptions{.batch_size = options.batch_size,
+                                                             .augment = options.augment,
+                                                             .augment_key = options.augment_key});
 }
 
-Batch ExampleSource::Range(std::int64_t first, std::int64_t count) const {
-  return {whole_.defined() ? whole_.narrow(0, first, count) : Convert(Indices(first, count)),
-          labels_.narrow(0, first, count)};
-}
-
-torch::Tensor ExampleSource::Convert(std::span<const std::int64_t> indices) const {
-  const std::int64_t elements = dataset_.ExampleElements();
-  torch::Tensor features =
-      torch::empty({static_cast<std::int64_t>(indices.size()), elements}, torch::kFloat32);
-  float* row = features.data_ptr<float>();
-  for (const std::int64_t index : indices) {
-    dataset_.CopyExample(index, {row, static_cast<std::size_t>(elements)});
-    row += elements;
+Result<std::optional<Batch>> ExampleSource::Pass::Next() {
+  if (loader_ == nullptr) {
+    if (next_ == order_.size()) return std::optional<Batch>();
+    const auto count =
+        std::min(order_.size() - next_, static_cast<std::size_t>(options_.batch_size));
+    const torch::Tensor index =
+        torch::from_blob(order_.data() + next_, {static_cast<std::int64_t>(count)}, torch::kInt64);
+    next_ += count;
+    return std::optional<Batch>({source_.whole_.index_select(0, index),
+                                 source_.labels_.index_select(0, index),
+                                 static_cast<std::int64_t>(count)});
   }
-  return features;
+  if (current_) loader_->Recycle(std::move(*current_));
+  FEDMOE_ASSIGN_OR_RETURN(current_, loader_->Next());
+  if (!current_) return std::optional<Batch>();
+  const std::int64_t examples = current_->examples;
+  const std::int64_t elements = source_.dataset_.ExampleElements();
+  const bool text = source_.dataset_.IsText();
+  Batch batch;
+  batch.examples = examples;
+  batch.inputs = text ? View(current_->tokens, {examples, elements}, torch::kInt64)
+                      : View(current_->features, {examples, elements}, torch::kFloat32);
+  batch.labels = View(current_->labels, {text ? examples * elements : examples}, torch::kInt64);
+  return std::optional<Batch>(std::move(batch));
 }
 
 }  // namespace fedmoe

@@ -2,21 +2,32 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <memory>
+#include <optional>
+#include <vector>
 
+#include "data/batch_loader.h"
 #include "data/dataset.h"
 #include "moe/torch.h"
 
 namespace fedmoe {
 
 struct Batch {
-  torch::Tensor features;  // [n, elements of an example] float32
-  torch::Tensor labels;    // [n] int64
+  torch::Tensor inputs;  // [examples, elements] float32; of text [examples, context] int64
+  torch::Tensor labels;  // [examples] int64; of text [examples * context]
+  std::int64_t examples = 0;
 };
 
-// Owns the examples. They are one tensor where that takes at most 256 MiB, else each batch is made
-// when it is asked for. libtorch's exceptions pass through. Batches are valid while the source
-// lives.
+// How a pass over the examples goes.
+struct PassOptions {
+  std::int64_t batch_size = 32;
+  AugmentOptions augment;
+  std::uint64_t augment_key = 0;
+};
+
+// Owns the examples. Those that stay as they are become one tensor where that takes at most 256
+// MiB; others are made into batches, and augmented, ahead of need on a thread of their own.
+// libtorch's exceptions pass through.
 class ExampleSource {
  public:
   explicit ExampleSource(Dataset dataset);
@@ -24,24 +35,34 @@ class ExampleSource {
   ExampleSource(const ExampleSource&) = delete;
   ExampleSource& operator=(const ExampleSource&) = delete;
 
-  // Makes the tensors; call before the first batch.
+  // Makes the tensors; call before the first pass.
   void Materialise();
 
   std::int64_t size() const { return dataset_.size(); }
-  // Name, shape, classes and labels; features may have moved into a tensor.
   const Dataset& dataset() const { return dataset_; }
+  // 0, 1, ..., size() - 1.
+  std::vector<std::int64_t> Order() const;
 
-  // The examples `indices`, each below size().
-  Batch Gather(std::span<const std::int64_t> indices) const;
-  // The examples first to first + count - 1.
-  Batch Range(std::int64_t first, std::int64_t count) const;
+  // One pass over the examples `order`, each below size(). Uses the source, which must outlive it.
+  class Pass {
+   public:
+    Pass(const ExampleSource& source, std::vector<std::int64_t> order, const PassOptions& options);
+    // The next batch, valid until the next call; nothing after the last. An error names the file.
+    Result<std::optional<Batch>> Next();
+
+   private:
+    const ExampleSource& source_;
+    std::vector<std::int64_t> order_;
+    PassOptions options_;
+    std::size_t next_ = 0;
+    std::unique_ptr<BatchLoader> loader_;  // null: from the whole tensor
+    std::optional<ExampleBatch> current_;  // read by the batch given last
+  };
 
  private:
-  torch::Tensor Convert(std::span<const std::int64_t> indices) const;
-
   Dataset dataset_;
-  torch::Tensor whole_;   // [size, elements]; undefined where it would be too large
-  torch::Tensor labels_;  // [size]; undefined before Materialise
+  torch::Tensor whole_;   // [size, elements]; undefined where batches are made one by one
+  torch::Tensor labels_;  // [size]; undefined with it
 };
 
 }  // namespace fedmoe

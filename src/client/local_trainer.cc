@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,13 +16,19 @@
 #include "client/example_source.h"
 #include "client/training_run.h"
 #include "common/clock.h"
-#include "moe/moe_mlp.h"
+#include "common/counter_rng.h"
+#include "moe/moe_model.h"
 #include "moe/torch.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr std::int64_t kEvaluationBatch = 512;
+// Positions of text in a batch of an evaluation: bounds the logits.
+constexpr std::int64_t kEvaluationPositions = 16'384;
+// Examples that affinity is measured on: of a model whose gates stand behind its experts, a pass
+// over all would take a third of the training's time.
+constexpr std::size_t kAffinityExamples = 512;
 
 // Runs `work` and turns what libtorch throws into a Status.
 template <typename Work>
@@ -57,7 +64,7 @@ Status CheckTraining(const TaskAssignment& task) {
   return Status::Ok();
 }
 
-Status LoadShard(int shard, const ShardValues& shards, MoeMlp& model) {
+Status LoadShard(int shard, const ShardValues& shards, MoeModel& model) {
   const ModelSpec& spec = model.spec();
   const std::span<const float> values = shards(shard);
   if (static_cast<std::int64_t>(values.size()) != spec.ShardElements(shard)) {
@@ -67,7 +74,7 @@ Status LoadShard(int shard, const ShardValues& shards, MoeMlp& model) {
   }
   std::size_t offset = 0;
   for (const int block : spec.BlocksOf(shard)) {
-    const std::span<float> parameter = FloatsOf(model.Parameter(block));
+    const std::span<float> parameter = FloatsOf(model.parameters().Parameter(block));
     std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(offset), parameter.size(),
                 parameter.begin());
     offset += parameter.size();
@@ -78,7 +85,7 @@ Status LoadShard(int shard, const ShardValues& shards, MoeMlp& model) {
 // Those in no shard.
 std::vector<int> ClientBlocks(const ModelSpec& spec) { return spec.BlocksOf(-1); }
 
-Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, MoeMlp& model) {
+Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, MoeModel& model) {
   const ModelSpec& spec = model.spec();
   const std::int64_t bytes = spec.ShardBytes(-1);
   if (!state.empty() && static_cast<std::int64_t>(state.size()) != bytes) {
@@ -87,7 +94,7 @@ Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, Moe
   }
   std::size_t offset = 0;
   for (const int block : ClientBlocks(spec)) {
-    const std::span<float> parameter = FloatsOf(model.Parameter(block));
+    const std::span<float> parameter = FloatsOf(model.parameters().Parameter(block));
     if (state.empty()) {
       InitializeBlock(spec.blocks[static_cast<std::size_t>(block)], seed, parameter);
     } else {
@@ -98,30 +105,55 @@ Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, Moe
   return Status::Ok();
 }
 
-std::vector<std::byte> SaveClientState(const MoeMlp& model) {
+std::vector<std::byte> SaveClientState(const MoeModel& model) {
   std::vector<std::byte> state;
   for (const int block : ClientBlocks(model.spec())) {
-    const auto bytes = std::as_bytes(FloatsOf(model.Parameter(block)));
+    const auto bytes = std::as_bytes(FloatsOf(model.parameters().Parameter(block)));
     state.insert(state.end(), bytes.begin(), bytes.end());
   }
   return state;
 }
 
-// Mean gate probability of each expert before masking.
-Result<std::vector<double>> MeasureAffinity(const MoeMlp& model, const ExampleSource& source,
+PassOptions EvaluationPass(const Dataset& data) {
+  if (!data.IsText()) return {.batch_size = kEvaluationBatch};
+  return {.batch_size = std::clamp<std::int64_t>(kEvaluationPositions / data.ExampleElements(), 1,
+                                                 kEvaluationBatch)};
+}
+
+// Mean gate probability of each expert before masking; those of a layer sum to 1.
+Result<std::vector<double>> MeasureAffinity(const MoeModel& model, const ExampleSource& source,
                                             const TaskAssignment& task,
                                             const TrainContext& context) {
   const torch::NoGradGuard no_gradient;
-  std::vector<double> sums(static_cast<std::size_t>(model.spec().experts), 0.0);
-  for (std::int64_t first = 0; first < source.size(); first += kEvaluationBatch) {
-    FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
-    const std::int64_t count = std::min(kEvaluationBatch, source.size() - first);
-    const torch::Tensor probabilities =
-        model.GateProbabilities(source.Range(first, count).features);
-    const std::span<const float> values = FloatsOf(probabilities);
-    for (std::size_t i = 0; i < values.size(); ++i) sums[i % sums.size()] += values[i];
+  const ModelSpec& spec = model.spec();
+  const auto experts = static_cast<std::size_t>(spec.ExpertsPerLayer());
+  std::vector<double> sums(static_cast<std::size_t>(spec.experts), 0.0);
+  std::vector<std::int64_t> order = source.Order();
+  if (spec.tokens_per_example > 1 && order.size() > kAffinityExamples) {
+    CounterRng::For(task.seed, task.client, task.round, "affinity").Shuffle(order);
+    order.resize(kAffinityExamples);
   }
-  for (double& sum : sums) sum /= static_cast<double>(source.size());
+  ExampleSource::Pass pass(source, std::move(order), EvaluationPass(source.dataset()));
+  while (true) {
+    FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
+    FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
+    if (!batch) break;
+    const std::vector<torch::Tensor> layers = model.GateProbabilities(batch->inputs);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const std::span<const float> values = FloatsOf(layers[layer]);
+      const auto rows = static_cast<std::size_t>(layers[layer].size(1));
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        if (i % rows < experts) sums[layer * experts + i % rows] += values[i];
+      }
+    }
+  }
+  // Zero-computation experts have their share of the probability, which is not the experts'.
+  for (std::size_t first = 0; first < sums.size(); first += experts) {
+    const auto begin = sums.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto end = begin + static_cast<std::ptrdiff_t>(experts);
+    const double total = std::accumulate(begin, end, 0.0);
+    for (auto sum = begin; sum != end; ++sum) *sum /= total;
+  }
   return sums;
 }
 
@@ -153,6 +185,12 @@ struct LocalTrainer::Implementation {
   std::uint64_t seed = 0;
 
   Status CheckData(const Dataset& data) const {
+    const bool reads_text = options.preset == "moe_transformer";
+    if (data.IsText() != reads_text) {
+      return InvalidArgument(fmt::format("data '{}' is {}, model.preset {} takes {}", data.name,
+                                         data.IsText() ? "text" : "not text", options.preset,
+                                         reads_text ? "text" : "images or tables"));
+    }
     if (data.ExampleElements() == options.inputs && data.classes == options.classes) {
       return Status::Ok();
     }
@@ -161,7 +199,7 @@ struct LocalTrainer::Implementation {
         data.ExampleElements(), data.classes, options.inputs, options.classes));
   }
 
-  Status Load(const ShardValues& shards, std::span<const std::byte> state, MoeMlp& model) const {
+  Status Load(const ShardValues& shards, std::span<const std::byte> state, MoeModel& model) const {
     FEDMOE_RETURN_IF_ERROR(LoadShard(kTrunkShard, shards, model));
     for (const ExpertIndex expert : model.held()) {
       FEDMOE_RETURN_IF_ERROR(LoadShard(ShardOfExpert(expert), shards, model));
@@ -173,17 +211,17 @@ struct LocalTrainer::Implementation {
                             std::span<const std::byte> state, const TrainContext& context) const {
     const SteadyClock clock;
     const Milliseconds start_ms = clock.NowMs();
-    MoeMlp model(options, *spec, task.experts);
-    FEDMOE_RETURN_IF_ERROR(Load(shards, state, model));
+    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
+    FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
     FEDMOE_ASSIGN_OR_RETURN(std::vector<double> affinity,
-                            MeasureAffinity(model, *train, task, context));
-    TrainingRun run(task, *train, model);
+                            MeasureAffinity(*model, *train, task, context));
+    TrainingRun run(task, *train, *model);
     FEDMOE_RETURN_IF_ERROR(run.Run(context));
     TrainResult result;
     result.feedback = run.Feedback();
     result.feedback.affinity = std::move(affinity);
     result.blocks = run.Deltas();
-    result.state = SaveClientState(model);
+    result.state = SaveClientState(*model);
     result.feedback.train_s = static_cast<double>(clock.NowMs() - start_ms) / 1000.0;
     return result;
   }
@@ -192,23 +230,25 @@ struct LocalTrainer::Implementation {
                                     std::span<const std::byte> state,
                                     const TrainContext& context) const {
     const torch::NoGradGuard no_gradient;
-    MoeMlp model(options, *spec, task.experts);
-    FEDMOE_RETURN_IF_ERROR(Load(shards, state, model));
-    Tally tally(spec->experts);
-    for (std::int64_t first = 0; first < evaluation.size(); first += kEvaluationBatch) {
+    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
+    FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
+    Tally tally(*spec);
+    ExampleSource::Pass pass(evaluation, evaluation.Order(), EvaluationPass(evaluation.dataset()));
+    std::int64_t done = 0;
+    while (true) {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
-      const std::int64_t count = std::min(kEvaluationBatch, evaluation.size() - first);
-      const Batch batch = evaluation.Range(first, count);
-      const MoeOutput output = model.Forward(batch.features);
-      tally.Add(output, TaskLosses(output, batch), batch.labels);
-      ReportProgress(context,
-                     static_cast<double>(first + count) / static_cast<double>(evaluation.size()));
+      FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
+      if (!batch) break;
+      const MoeOutput output = model->Forward(batch->inputs);
+      tally.Add(output, TaskLosses(output, *batch), batch->labels);
+      done += batch->examples;
+      ReportProgress(context, static_cast<double>(done) / static_cast<double>(evaluation.size()));
     }
     EvaluationResult result;
     result.task = task.task;
     result.correct = tally.correct;
     result.loss = tally.loss;
-    result.examples = tally.examples;
+    result.examples = tally.predictions;
     return result;
   }
 };

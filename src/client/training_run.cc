@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <optional>
 #include <string>
 
 #include <fmt/format.h>
@@ -42,58 +42,74 @@ Status CheckCancelled(const TrainContext& context, const TaskAssignment& task) {
   return Cancelled(fmt::format("task {} was cancelled", task.task));
 }
 
-Tally::Tally(int experts)
-    : tokens(static_cast<std::size_t>(experts), 0.0),
+Tally::Tally(const ModelSpec& spec)
+    : tokens(static_cast<std::size_t>(spec.experts), 0.0),
       weight(tokens),
       weighted_loss(tokens),
-      weighted_correct(tokens) {}
+      weighted_correct(tokens),
+      experts_per_layer_(static_cast<std::size_t>(spec.ExpertsPerLayer())) {}
 
 void Tally::Add(const MoeOutput& output, const torch::Tensor& losses, const torch::Tensor& labels) {
   const torch::Tensor predicted = output.logits.argmax(1);
-  const std::int64_t rows = labels.size(0);
+  const auto rows = static_cast<std::size_t>(labels.size(0));
   const auto* loss_of = losses.data_ptr<float>();
   const auto* label_of = labels.data_ptr<std::int64_t>();
   const auto* predicted_of = predicted.data_ptr<std::int64_t>();
-  const std::int64_t chosen = output.selected.defined() ? output.selected.size(1) : 0;
-  const auto* selected = chosen > 0 ? output.selected.data_ptr<std::int64_t>() : nullptr;
-  const auto* weights = chosen > 0 ? output.weights.data_ptr<float>() : nullptr;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const bool right = label_of[row] == predicted_of[row];
-    examples += 1.0;
+  std::vector<bool> right(rows);
+  for (std::size_t row = 0; row < rows; ++row) {
+    right[row] = label_of[row] == predicted_of[row];
+    predictions += 1.0;
     loss += loss_of[row];
-    correct += right ? 1.0 : 0.0;
-    for (std::int64_t slot = row * chosen; slot < (row + 1) * chosen; ++slot) {
-      const auto expert = static_cast<std::size_t>(selected[slot]);
-      const double gate = weights[slot];
-      tokens[expert] += 1.0;
-      weight[expert] += gate;
-      weighted_loss[expert] += gate * loss_of[row];
-      weighted_correct[expert] += right ? gate : 0.0;
-    }
+    correct += right[row] ? 1.0 : 0.0;
+  }
+  for (std::size_t layer = 0; layer < output.layers.size(); ++layer) {
+    AddLayer(output.layers[layer], layer * experts_per_layer_, loss_of, right);
   }
 }
 
-TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source, MoeMlp& model)
+void Tally::AddLayer(const GateOutput& gate, std::size_t first_expert, const float* losses,
+                     const std::vector<bool>& right) {
+  if (!gate.selected.defined()) return;
+  const auto slots = static_cast<std::size_t>(gate.selected.numel());
+  const std::size_t slots_per_prediction = slots / right.size();
+  const auto* selected = gate.selected.data_ptr<std::int64_t>();
+  const auto* weights = gate.weights.data_ptr<float>();
+  for (std::size_t slot = 0; slot < slots; ++slot) {
+    const auto row = static_cast<std::size_t>(selected[slot]);
+    if (row >= experts_per_layer_) continue;  // a zero-computation expert
+    const std::size_t prediction = slot / slots_per_prediction;
+    const std::size_t expert = first_expert + row;
+    const double gate_weight = weights[slot];
+    tokens[expert] += 1.0;
+    weight[expert] += gate_weight;
+    weighted_loss[expert] += gate_weight * losses[prediction];
+    weighted_correct[expert] += right[prediction] ? gate_weight : 0.0;
+  }
+}
+
+TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source, MoeModel& model)
     : task_(task),
       source_(source),
       model_(model),
-      tally_(model.spec().experts),
-      values_(FloatsOf(model.Values())),
-      gradients_(FloatsOf(model.Gradients())),
+      tally_(model.spec()),
+      values_(FloatsOf(model.parameters().Values())),
+      gradients_(FloatsOf(model.parameters().Gradients())),
       received_(values_.begin(), values_.end()),
       optimizer_(task.training, values_.size()),
       uses_held_mass_(UsesHeldMassLoss(task, model.spec())) {}
 
 Status TrainingRun::Run(const TrainContext& context) {
-  const auto size = static_cast<std::size_t>(source_.size());
-  const auto batch = std::min(static_cast<std::size_t>(task_.training.batch_size), size);
-  const double total = static_cast<double>((size + batch - 1) / batch) * task_.training.epochs;
+  const std::int64_t size = source_.size();
+  const std::int64_t batch_size = OptionsOf(0).batch_size;
+  const double total =
+      static_cast<double>((size + batch_size - 1) / batch_size) * task_.training.epochs;
   for (int epoch = 0; epoch < task_.training.epochs; ++epoch) {
-    const std::vector<std::int64_t> order = Shuffled(epoch);
-    for (std::size_t first = 0; first < size; first += batch) {
+    ExampleSource::Pass pass(source_, Shuffled(epoch), OptionsOf(epoch));
+    while (true) {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task_));
-      const std::size_t count = std::min(batch, size - first);
-      FEDMOE_RETURN_IF_ERROR(Step(source_.Gather(std::span(order).subspan(first, count))));
+      FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
+      if (!batch) break;
+      FEDMOE_RETURN_IF_ERROR(Step(*batch));
       ReportProgress(context, static_cast<double>(steps_) / total);
     }
   }
@@ -106,8 +122,8 @@ TrainingFeedback TrainingRun::Feedback() const {
   TrainingFeedback feedback;
   feedback.examples = source_.size();
   feedback.steps = steps_;
-  feedback.train_loss = tally_.loss / tally_.examples;
-  feedback.train_accuracy = tally_.correct / tally_.examples;
+  feedback.train_loss = tally_.loss / tally_.predictions;
+  feedback.train_accuracy = tally_.correct / tally_.predictions;
   feedback.tokens = tally_.tokens;
   feedback.expert_loss.assign(tally_.tokens.size(), 0.0);
   feedback.expert_accuracy.assign(tally_.tokens.size(), 0.0);
@@ -122,7 +138,7 @@ TrainingFeedback TrainingRun::Feedback() const {
 std::vector<BlockDelta> TrainingRun::Deltas() const {
   std::vector<BlockDelta> deltas;
   std::size_t offset = 0;
-  for (const int index : model_.HeldBlocks()) {
+  for (const int index : model_.parameters().HeldBlocks()) {
     const ParameterBlock& block = model_.spec().blocks[static_cast<std::size_t>(index)];
     const auto elements = static_cast<std::size_t>(block.ElementCount());
     const bool sent = block.owner == BlockOwner::kTrunk ||
@@ -142,29 +158,59 @@ std::vector<BlockDelta> TrainingRun::Deltas() const {
 }
 
 std::vector<std::int64_t> TrainingRun::Shuffled(int epoch) const {
-  std::vector<std::int64_t> order(static_cast<std::size_t>(source_.size()));
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<std::int64_t> order = source_.Order();
   CounterRng::For(task_.seed, task_.client, task_.round, fmt::format("shuffle.{}", epoch))
       .Shuffle(order);
   return order;
 }
 
+std::uint64_t TrainingRun::KeyFor(const std::string& purpose) const {
+  return CounterRng::For(task_.seed, task_.client, task_.round, purpose).NextU64();
+}
+
+PassOptions TrainingRun::OptionsOf(int epoch) const {
+  const TrainingOptions& training = task_.training;
+  return {.batch_size = std::min<std::int64_t>(training.batch_size, source_.size()),
+          .augment = {.random_flip = training.random_flip,
+                      .random_crop = training.random_crop,
+                      .random_shift = training.random_shift},
+          .augment_key = KeyFor(fmt::format("augment.{}", epoch))};
+}
+
+// What the gates of all layers add to the task's loss; undefined for nothing.
+torch::Tensor TrainingRun::RouterLosses(const MoeOutput& output) const {
+  const TrainingOptions& training = task_.training;
+  torch::Tensor sum;
+  const auto add = [&sum](double lambda, const torch::Tensor& loss) {
+    sum = sum.defined() ? sum + lambda * loss : lambda * loss;
+  };
+  for (const GateOutput& gate : output.layers) {
+    if (uses_held_mass_ && gate.selected.defined()) {
+      add(training.held_mass_lambda, HeldMassLoss(gate.detached_logits, gate.candidates));
+    }
+    if (training.balance_lambda > 0.0 && gate.selected.defined()) {
+      add(training.balance_lambda, BalanceLoss(gate));
+    }
+    if (training.router_z_lambda > 0.0) add(training.router_z_lambda, RouterZLoss(gate));
+  }
+  return sum;
+}
+
 Status TrainingRun::Step(const Batch& batch) {
   std::fill(gradients_.begin(), gradients_.end(), 0.0F);
-  const MoeOutput output =
-      model_.Forward(batch.features, uses_held_mass_ ? MoeMlp::DetachedGate::kCompute
-                                                     : MoeMlp::DetachedGate::kOmit);
+  ForwardOptions forward = {.detached_gate = uses_held_mass_,
+                            .gate_noise = task_.training.gate_noise};
+  if (forward.gate_noise > 0.0) forward.noise_key = KeyFor(fmt::format("gate.noise.{}", steps_));
+  const MoeOutput output = model_.Forward(batch.inputs, forward);
   const torch::Tensor losses = TaskLosses(output, batch);
   torch::Tensor loss = losses.mean();
-  if (uses_held_mass_) {
-    loss = loss + task_.training.held_mass_lambda *
-                      HeldMassLoss(output.gate_probabilities_detached, task_.experts);
-  }
+  if (const torch::Tensor router = RouterLosses(output); router.defined()) loss = loss + router;
   ++steps_;
   if (!std::isfinite(loss.item<float>())) return Diverged("loss", steps_, task_.training);
   loss.backward();
   tally_.Add(output, losses, batch.labels);
   const double norm = optimizer_.Step(values_, gradients_, received_);
+  model_.UpdateSelectionBias(output, task_.training.selection_bias_rate);
   return std::isfinite(norm) ? Status::Ok() : Diverged("the gradient", steps_, task_.training);
 }
 

@@ -5,32 +5,68 @@
 #include <string>
 
 #include "federation/model_spec.h"
+#include "kernels/moe_ffn.h"
 
 namespace fedmoe {
 
 enum class ExpertInitialization {
-  kAlike,  // every expert starts from the same values
+  kAlike,  // every expert of a layer starts from the same values
   kApart,  // each from its own
 };
 
-// What the gate reads.
+// What the gate reads, standardised over the feature axis.
 enum class GateInput {
-  kTrunk,  // the trunk's features, standardised over the feature axis
-  kData,   // the model's own input, standardised over the feature axis
+  kToken,     // the features of the token itself
+  kSequence,  // their mean over the example's tokens (moe_transformer: over those so far)
+  kData,      // the model's own input; moe_mlp only
 };
 
+// docs/models.md says what each preset makes of them. 0 in `channels`, `depth`, `heads` and
+// `dense_width` stands for the preset's own choice; where a preset has no use for one, it must be
+// 0.
 struct ModelOptions {
   std::string preset = "moe_mlp";
-  int inputs = 32;  // features of an example, flattened
-  int classes = 8;
-  int width = 64;  // of the trunk's features
-  int expert_width = 64;
-  int experts = 8;
+  int inputs = 32;   // features of an example, flattened; moe_transformer: positions of a window
+  int classes = 8;   // moe_transformer: ids of the alphabet
+  int channels = 0;  // moe_cnn: of the image; 0: 1
+  int width = 64;    // of a token's features
+  int depth = 0;  // moe_cnn: residual blocks a stage (0: 1); moe_transformer: decoder blocks (0: 4)
+  int heads = 0;  // moe_transformer: of the attention; 0: one for each 32 features
+  int moe_layers = 1;     // how many of the FFNs, the last ones, are MoE layers; 0: a dense model
+  int dense_width = 0;    // hidden units of the FFNs that are not; 0: expert_width
+  int expert_width = 64;  // hidden units of an expert
+  int experts = 8;        // of each layer
   int top_k = 2;
+  ExpertActivation expert_activation = ExpertActivation::kRelu;
+  int shared_expert_width = 0;  // hidden units of an expert that every token passes; 0: none
+  // Zero-computation experts of each layer (Jin et al., 2024, arXiv 2410.07348). They stand behind
+  // the experts in the gate, belong to the trunk, and cost a client no capacity.
+  int zero_experts = 0;
+  int copy_experts = 0;
+  int constant_experts = 0;
   GateMode gate_mode = GateMode::kSharedAll;
-  GateInput gate_input = GateInput::kTrunk;
+  GateInput gate_input = GateInput::kToken;
+  // A bias on each expert's selection, moved by its load (Wang et al., 2024, arXiv 2408.15664).
+  bool selection_bias = false;
   ExpertInitialization expert_initialization = ExpertInitialization::kApart;
+
+  // With the zeros above resolved.
+  int Channels() const { return channels > 0 ? channels : 1; }
+  int Depth() const;
+  int Heads() const { return heads > 0 ? heads : (width >= 64 ? width / 32 : 1); }
+  int DenseWidth() const { return dense_width > 0 ? dense_width : expert_width; }
+  int FreeExperts() const { return zero_experts + copy_experts + constant_experts; }
+  // moe_cnn: pixels on a side of the image.
+  int ImageSize() const;
 };
+
+// One FFN of a model: where it stands, and which MoE layer it is.
+struct FfnPlace {
+  std::string prefix;  // of its blocks' names: "" or "blocks.3."
+  int layer = -1;      // 0 to moe_layers - 1, or -1: dense
+};
+// The FFNs of the preset, first to last.
+std::vector<FfnPlace> FfnPlaces(const ModelOptions& options);
 
 // The spec of a preset, with ModelSpec::options filled. INVALID_ARGUMENT naming the key, its value
 // and range ("model.top_k must be 1 to model.experts (got 9 > 8)"). No libtorch: linked by the

@@ -1,31 +1,117 @@
-// The presets as lists of parameter blocks; src/moe/moe_mlp.cc builds the module of the same names.
+// The presets as lists of parameter blocks; moe_mlp.cc, moe_cnn.cc and moe_transformer.cc build the
+// modules of the same names.
 #include <cmath>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "moe/model_options.h"
+#include "moe/preset_blocks.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr int kMaxExtent = 1 << 20;
 constexpr int kMaxExperts = 4096;
+constexpr int kMaxDepth = 256;
+constexpr int kMaxFreeExperts = 64;
+// moe_cnn halves the image three times.
+constexpr int kLeastImage = 8;
+// GroupNorm's groups divide the channels of each stage.
+constexpr int kChannelMultiple = 4;
 
-Status CheckExtent(const char* key, int value, int most) {
-  if (value >= 1 && value <= most) return Status::Ok();
-  return InvalidArgument(fmt::format("model.{} must be 1 to {} (got {})", key, most, value));
+Status CheckExtent(const char* key, int value, int least, int most) {
+  if (value >= least && value <= most) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("model.{} must be {} to {} (got {})", key, least, most, value));
+}
+
+Status CheckExtents(const ModelOptions& options) {
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("inputs", options.inputs, 1, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("classes", options.classes, 1, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("width", options.width, 1, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("depth", options.depth, 0, kMaxDepth));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("dense_width", options.dense_width, 0, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("expert_width", options.expert_width, 1, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("shared_expert_width", options.shared_expert_width, 0, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("zero_computation.zero", options.zero_experts, 0, kMaxFreeExperts));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("zero_computation.copy", options.copy_experts, 0, kMaxFreeExperts));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("zero_computation.constant", options.constant_experts, 0, kMaxFreeExperts));
+  return Status::Ok();
+}
+
+// A key that the preset has no use for must stand at `unset`.
+Status CheckUnused(const ModelOptions& options, const char* key, int value) {
+  if (value == 0) return Status::Ok();
+  return InvalidArgument(fmt::format("model.{} is not a key of {} (got {}); leave it out", key,
+                                     options.preset, value));
+}
+
+Status CheckMlp(const ModelOptions& options) {
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "depth", options.depth));
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
+  if (options.gate_input != GateInput::kSequence) return Status::Ok();
+  return InvalidArgument(
+      "model.gate.input must be token or data for moe_mlp (got sequence): an "
+      "example is one token");
+}
+
+Status CheckNotData(const ModelOptions& options) {
+  if (options.gate_input != GateInput::kData) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("model.gate.input must be token or sequence for {} (got data)", options.preset));
+}
+
+Status CheckCnn(const ModelOptions& options) {
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
+  FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("channels", options.Channels(), 1, 1024));
+  const int size = options.ImageSize();
+  if (size < kLeastImage || size * size * options.Channels() != options.inputs) {
+    return InvalidArgument(fmt::format(
+        "model.inputs must be model.channels x size x size for moe_cnn, size at least {} (got {} "
+        "with {} channels)",
+        kLeastImage, options.inputs, options.Channels()));
+  }
+  if (options.width % kChannelMultiple == 0) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("model.width must be a multiple of 4 for moe_cnn (got {})", options.width));
+}
+
+Status CheckTransformer(const ModelOptions& options) {
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
+  FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("heads", options.Heads(), 1, options.width));
+  if (options.width % (2 * options.Heads()) == 0) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("model.width must be a multiple of 2 x model.heads for moe_transformer (got {} "
+                  "with {} heads): a head's features turn in pairs",
+                  options.width, options.Heads()));
+}
+
+Status CheckPreset(const ModelOptions& options) {
+  if (options.preset == "moe_mlp") return CheckMlp(options);
+  if (options.preset == "moe_cnn") return CheckCnn(options);
+  if (options.preset == "moe_transformer") return CheckTransformer(options);
+  return InvalidArgument(fmt::format(
+      "model.preset must be one of moe_mlp, moe_cnn, moe_transformer (got '{}')", options.preset));
 }
 
 Status CheckOptions(const ModelOptions& options) {
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("inputs", options.inputs, kMaxExtent));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("classes", options.classes, kMaxExtent));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("width", options.width, kMaxExtent));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("expert_width", options.expert_width, kMaxExtent));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("experts", options.experts, kMaxExperts));
+  FEDMOE_RETURN_IF_ERROR(CheckExtents(options));
+  FEDMOE_RETURN_IF_ERROR(CheckPreset(options));
+  const int ffns = static_cast<int>(FfnPlaces(options).size());
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("moe_layers", options.moe_layers, 0, ffns));
+  if (options.moe_layers == 0) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("experts", options.experts, 1, kMaxExperts / options.moe_layers));
   if (options.top_k < 1 || options.top_k > options.experts) {
     const bool above = options.top_k > options.experts;
     return InvalidArgument(
@@ -35,97 +121,37 @@ Status CheckOptions(const ModelOptions& options) {
   return Status::Ok();
 }
 
-// Bounds of U(-b, b) that keep the variance of a layer's output at its input's: He et al., 2015
-// (arXiv 1502.01852), with a factor 2 where a ReLU follows.
-double ReluBound(int fan_in) { return std::sqrt(6.0 / fan_in); }
-double LinearBound(int fan_in) { return std::sqrt(3.0 / fan_in); }
-
-ParameterBlock TrunkBlock(std::string name, std::vector<std::int64_t> shape,
-                          Initializer initializer, double scale) {
-  ParameterBlock block;
-  block.name = std::move(name);
-  block.shape = std::move(shape);
-  block.initializer = initializer;
-  block.scale = scale;
-  block.init_key = block.name;
-  return block;
-}
-
-ParameterBlock GateBlock(const ModelOptions& options, int gate_inputs) {
-  ParameterBlock block = TrunkBlock("gate.weight", {options.experts, gate_inputs},
-                                    Initializer::kNormal, 1.0 / std::sqrt(gate_inputs));
-  if (options.gate_mode == GateMode::kSharedRows) block.merge = MergeRule::kRowsByTokens;
-  if (options.gate_mode == GateMode::kLocal) block.owner = BlockOwner::kClient;
-  return block;
-}
-
-void AddExpert(const ModelOptions& options, ExpertIndex expert,
-               std::vector<ParameterBlock>& blocks) {
-  const auto add = [&](const char* part, std::vector<std::int64_t> shape, Initializer initializer,
-                       double scale) {
-    ParameterBlock block = TrunkBlock(fmt::format("experts.{}.{}", expert, part), std::move(shape),
-                                      initializer, scale);
-    block.owner = BlockOwner::kExpert;
-    block.expert = expert;
-    block.merge = MergeRule::kByTokens;
-    if (options.expert_initialization == ExpertInitialization::kAlike) {
-      block.init_key = fmt::format("experts.*.{}", part);
-    }
-    blocks.push_back(std::move(block));
-  };
-  add("up.weight", {options.expert_width, options.width}, Initializer::kUniform,
-      ReluBound(options.width));
-  add("up.bias", {options.expert_width}, Initializer::kZeros, 0.0);
-  // Halved: an expert's output is added to the trunk's features, which it should not drown at the
-  // start.
-  add("down.weight", {options.width, options.expert_width}, Initializer::kUniform,
-      LinearBound(options.expert_width) * 0.5);
-  add("down.bias", {options.width}, Initializer::kZeros, 0.0);
-}
-
-ModelSpec BuildMoeMlp(const ModelOptions& options) {
-  const double inputs = options.inputs;
-  const double width = options.width;
-  const double classes = options.classes;
-  const double experts = options.experts;
-  const int gate_inputs = options.gate_input == GateInput::kTrunk ? options.width : options.inputs;
-
-  ModelSpec spec;
-  spec.preset = options.preset;
-  spec.options = ModelOptionsText(options);
-  spec.experts = options.experts;
-  spec.top_k = options.top_k;
-  spec.gate_mode = options.gate_mode;
-  // One multiply-add is two operations.
-  spec.trunk_flops = 2.0 * (inputs * width + gate_inputs * experts + width * classes);
-  spec.expert_flops = 2.0 * (2.0 * width * options.expert_width);
-  spec.trunk_activations = 4.0 * width + inputs + 2.0 * classes + 2.0 * experts;
-  spec.expert_activations = 2.0 * options.expert_width + 2.0 * width;
-
-  std::vector<ParameterBlock>& blocks = spec.blocks;
-  blocks.push_back(TrunkBlock("trunk.weight", {options.width, options.inputs},
-                              Initializer::kUniform, ReluBound(options.inputs)));
-  blocks.push_back(TrunkBlock("trunk.bias", {options.width}, Initializer::kZeros, 0.0));
-  blocks.push_back(GateBlock(options, gate_inputs));
-  for (ExpertIndex expert = 0; expert < options.experts; ++expert) {
-    AddExpert(options, expert, blocks);
-  }
-  blocks.push_back(TrunkBlock("norm.scale", {options.width}, Initializer::kOnes, 0.0));
-  blocks.push_back(TrunkBlock("head.weight", {options.classes, options.width},
-                              Initializer::kUniform, LinearBound(options.width)));
-  blocks.push_back(TrunkBlock("head.bias", {options.classes}, Initializer::kZeros, 0.0));
-  return spec;
-}
-
 }  // namespace
 
-Result<ModelSpec> BuildModelSpec(const ModelOptions& options) {
-  if (options.preset != "moe_mlp") {
-    return InvalidArgument(
-        fmt::format("model.preset must be one of moe_mlp (got '{}')", options.preset));
+std::vector<FfnPlace> FfnPlaces(const ModelOptions& options) {
+  if (options.preset == "moe_mlp") return {{.prefix = "", .layer = options.moe_layers - 1}};
+  std::vector<FfnPlace> places;
+  const int depth = options.Depth();
+  // moe_cnn: the blocks of the last of three stages.
+  const int first = options.preset == "moe_cnn" ? 2 * depth : 0;
+  for (int i = 0; i < depth; ++i) {
+    const int layer = i - (depth - options.moe_layers);
+    places.push_back(
+        {.prefix = fmt::format("blocks.{}.", first + i), .layer = layer < 0 ? -1 : layer});
   }
+  return places;
+}
+
+Result<ModelSpec> BuildModelSpec(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckOptions(options));
-  return BuildMoeMlp(options);
+  ModelSpec spec = options.preset == "moe_mlp"   ? BuildMoeMlp(options)
+                   : options.preset == "moe_cnn" ? BuildMoeCnn(options)
+                                                 : BuildMoeTransformer(options);
+  spec.preset = options.preset;
+  spec.options = ModelOptionsText(options);
+  spec.layers = options.moe_layers;
+  spec.experts = options.moe_layers * options.experts;
+  spec.top_k = options.moe_layers > 0 ? options.top_k : 0;
+  spec.gate_mode = options.gate_mode;
+  const TokenCost expert = ExpertCost(options, options.expert_width);
+  spec.expert_flops = expert.flops;
+  spec.expert_activations = expert.activations;
+  return spec;
 }
 
 }  // namespace fedmoe

@@ -1,0 +1,181 @@
+#include "moe/moe_layer.h"
+
+#include <algorithm>
+
+#include "common/counter_rng.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr double kStandardiseEpsilon = 1e-5;
+constexpr double kNormEpsilon = 1e-6;
+
+torch::Tensor NormalDraws(at::IntArrayRef shape, std::uint64_t key) {
+  CounterRng rng(key);
+  torch::Tensor draws = torch::empty(shape, torch::kFloat32);
+  float* value = draws.data_ptr<float>();
+  for (std::int64_t i = 0; i < draws.numel(); ++i) value[i] = static_cast<float>(rng.NextNormal());
+  return draws;
+}
+
+// [rows], how often each was chosen.
+torch::Tensor ChosenCounts(const GateOutput& output) {
+  return torch::bincount(output.selected.flatten(), {}, output.logits.size(1)).to(torch::kFloat32);
+}
+
+}  // namespace
+
+torch::Tensor Standardise(const torch::Tensor& values) {
+  return torch::layer_norm(values, {values.size(-1)}, /*weight=*/{}, /*bias=*/{},
+                           kStandardiseEpsilon);
+}
+
+torch::Tensor RmsNorm(const torch::Tensor& values, const torch::Tensor& scale) {
+  const torch::Tensor mean_square = values.square().mean(-1, /*keepdim=*/true);
+  return values * torch::rsqrt(mean_square + kNormEpsilon) * scale;
+}
+
+FfnParameters FfnOf(const ParameterStore& store, const std::string& prefix,
+                    ExpertActivation activation) {
+  FfnParameters ffn;
+  ffn.up = store.Named(prefix + "up.weight");
+  ffn.down = store.Named(prefix + "down.weight");
+  if (activation == ExpertActivation::kSwiGlu) {
+    ffn.gate = store.Named(prefix + "gate.weight");
+  } else {
+    ffn.up_bias = store.Named(prefix + "up.bias");
+    ffn.down_bias = store.Named(prefix + "down.bias");
+  }
+  return ffn;
+}
+
+MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const ParameterStore& store)
+    : options_(options),
+      layer_(place.layer),
+      gate_weight_(store.Named(place.prefix + "gate.weight")) {
+  if (options.selection_bias) selection_bias_ = store.Named(place.prefix + "gate.bias").detach();
+  const int first = place.layer * options.experts;
+  const int rows = options.experts + options.FreeExperts();
+  std::vector<std::int64_t> candidates;
+  std::vector<std::int64_t> positions(static_cast<std::size_t>(rows), -1);
+  for (const ExpertIndex expert : store.held()) {
+    const int row = expert - first;
+    if (row < 0 || row >= options.experts) continue;
+    positions[static_cast<std::size_t>(row)] = static_cast<std::int64_t>(experts_.size());
+    candidates.push_back(row);
+    experts_.push_back(FfnOf(store, place.prefix + "experts." + std::to_string(row) + ".",
+                             options.expert_activation));
+  }
+  for (int row = options.experts; row < rows; ++row) candidates.push_back(row);
+  candidates_ = torch::tensor(candidates, torch::kInt64);
+  positions_ = torch::tensor(positions, torch::kInt64);
+  if (options.shared_expert_width > 0) {
+    shared_.push_back(FfnOf(store, place.prefix + "shared.", options.expert_activation));
+  }
+  for (int i = 0; i < options.constant_experts; ++i) {
+    const std::string prefix = place.prefix + "constants." + std::to_string(i) + ".";
+    constants_.push_back({store.Named(prefix + "mix.weight"), store.Named(prefix + "value")});
+  }
+}
+
+torch::Tensor MoeLayer::GateProbabilities(const torch::Tensor& read) const {
+  return torch::softmax(torch::linear(read, gate_weight_), 1);
+}
+
+torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor& read,
+                                const ForwardOptions& options, GateOutput& output) const {
+  output.logits = torch::linear(read, gate_weight_);
+  output.probabilities = torch::softmax(output.logits, 1);
+  output.candidates = candidates_;
+  if (options.detached_gate) {
+    output.detached_logits =
+        read.requires_grad() ? torch::linear(read.detach(), gate_weight_) : output.logits;
+  }
+  torch::Tensor result;
+  const auto add = [&result](const torch::Tensor& part) {
+    result = result.defined() ? result + part : part;
+  };
+  if (candidates_.numel() > 0) {
+    Choose(options, output);
+    if (!experts_.empty()) {
+      const torch::Tensor slots =
+          positions_.index_select(0, output.selected.flatten()).view_as(output.selected);
+      add(RunExperts(options_.expert_activation, experts_, tokens, slots, output.weights));
+    }
+    if (options_.copy_experts + options_.constant_experts > 0) {
+      add(RunZeroComputation(tokens, output));
+    }
+  }
+  if (!shared_.empty()) add(RunDenseFfn(options_.expert_activation, shared_[0], tokens));
+  return result.defined() ? result : torch::zeros_like(tokens);
+}
+
+// output.selected and .weights.
+void MoeLayer::Choose(const ForwardOptions& options, GateOutput& output) const {
+  const std::int64_t chosen = std::min<std::int64_t>(options_.top_k, candidates_.numel());
+  const torch::Tensor logits = output.logits.index_select(1, candidates_);
+  torch::Tensor slots;
+  {
+    const torch::NoGradGuard no_gradient;
+    torch::Tensor key = logits;
+    if (options.gate_noise > 0.0) {
+      const auto layer = static_cast<std::uint64_t>(layer_);
+      key = key + options.gate_noise * NormalDraws(key.sizes(), MixKey({options.noise_key, layer}));
+    }
+    if (selection_bias_.defined()) {
+      key = torch::softmax(key, 1) + selection_bias_.index_select(0, candidates_);
+    }
+    slots = std::get<1>(key.topk(chosen, /*dim=*/1));
+  }
+  // The softmax of the chosen logits is the softmax over the candidates, renormalised.
+  output.weights = torch::softmax(logits.gather(1, slots), 1);
+  output.selected = candidates_.index_select(0, slots.flatten()).view_as(slots);
+}
+
+// What copy and constant experts add.
+torch::Tensor MoeLayer::RunZeroComputation(const torch::Tensor& tokens,
+                                           const GateOutput& output) const {
+  const std::int64_t first = options_.experts + options_.zero_experts;
+  const auto weight_of = [&](const torch::Tensor& mask) {
+    return (output.weights * mask.to(torch::kFloat32)).sum(1, /*keepdim=*/true);  // [t, 1]
+  };
+  const torch::Tensor copies =
+      (output.selected >= first).logical_and(output.selected < first + options_.copy_experts);
+  torch::Tensor result = weight_of(copies) * tokens;
+  for (std::size_t i = 0; i < constants_.size(); ++i) {
+    const auto row = first + options_.copy_experts + static_cast<std::int64_t>(i);
+    const torch::Tensor mix = torch::softmax(torch::linear(tokens, constants_[i].mix), 1);
+    result =
+        result + weight_of(output.selected == row) *
+                     (mix.narrow(1, 0, 1) * tokens + mix.narrow(1, 1, 1) * constants_[i].value);
+  }
+  return result;
+}
+
+void MoeLayer::UpdateSelectionBias(const GateOutput& output, double rate) const {
+  if (!selection_bias_.defined() || !output.selected.defined()) return;
+  const torch::NoGradGuard no_gradient;
+  const torch::Tensor counts = ChosenCounts(output).index_select(0, candidates_);
+  torch::Tensor bias = selection_bias_;  // shares the parameter's storage
+  bias.index_add_(0, candidates_, torch::sign(counts.mean() - counts), rate);
+}
+
+torch::Tensor HeldMassLoss(const torch::Tensor& logits, const torch::Tensor& candidates) {
+  if (candidates.numel() == logits.size(1)) return torch::zeros({}, logits.options());
+  return (torch::logsumexp(logits, 1) - torch::logsumexp(logits.index_select(1, candidates), 1))
+      .mean();
+}
+
+torch::Tensor BalanceLoss(const GateOutput& output) {
+  const auto choices = static_cast<double>(output.selected.numel());
+  const torch::Tensor share = ChosenCounts(output).index_select(0, output.candidates) / choices;
+  const torch::Tensor mean =
+      torch::softmax(output.logits.index_select(1, output.candidates), 1).mean(0);
+  return (share * mean).sum() * static_cast<double>(output.candidates.numel());
+}
+
+torch::Tensor RouterZLoss(const GateOutput& output) {
+  return torch::logsumexp(output.logits, 1).square().mean();
+}
+
+}  // namespace fedmoe
