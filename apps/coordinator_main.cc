@@ -52,6 +52,7 @@ Status WriteFleet(const CoordinatorConfig& config, const std::string& directory)
 
 CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
   CoreOptions options{.run = config.run,
+                      .upcycle = config.upcycle,
                       .run_name = config.name,
                       .poll_hold_ms = config.server.poll_hold_ms,
                       .heartbeat_interval_ms = config.server.heartbeat_interval_ms,

@@ -204,6 +204,12 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
                   fmt::format("model.top_k must be 1 to model.experts (got {} > {})",
                               config.model.top_k, config.model.experts));
   }
+  if (config.upcycle.noise > 0.0 && config.upcycle.checkpoint.empty()) {
+    keys.Complain({"model.upcycle.noise", "model.upcycle.checkpoint"},
+                  fmt::format("model.upcycle.noise must be 0 without model.upcycle.checkpoint (got "
+                              "{:g})",
+                              config.upcycle.noise));
+  }
   if (participation.per_round != 0 && participation.per_round < participation.min_clients) {
     keys.Complain(
         {"run.clients.per_round", "run.clients.min"},

@@ -245,14 +245,19 @@ Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions&
   return store.Stage(version, &base, changed);
 }
 
-Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store) {
+Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store,
+                                   Upcycling* upcycling) {
   std::vector<ShardContent> contents;
   for (int shard = 0; shard < spec.ShardCount(); ++shard) {
     ShardContent content;
     content.shard = shard;
-    content.write = [&spec, seed, shard](const ShardContent::Sinks& sinks) -> Status {
+    content.write = [&spec, seed, shard, upcycling](const ShardContent::Sinks& sinks) -> Status {
       std::vector<float> values;
       for (const int index : spec.BlocksOf(shard)) {
+        if (upcycling != nullptr) {
+          FEDMOE_RETURN_IF_ERROR(upcycling->WriteBlock(spec.blocks[index], seed, sinks.values));
+          continue;
+        }
         values.resize(static_cast<std::size_t>(spec.blocks[index].ElementCount()));
         InitializeBlock(spec.blocks[index], seed, values);
         FEDMOE_RETURN_IF_ERROR(sinks.values(values));

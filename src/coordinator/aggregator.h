@@ -5,6 +5,7 @@
 #include "federation/aggregation.h"
 #include "storage/shard_store.h"
 #include "storage/spool.h"
+#include "storage/upcycling.h"
 
 namespace fedmoe {
 
@@ -17,7 +18,8 @@ Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions&
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, const Spool& spool, ShardStore& store);
 
-// Version 0, from the run's seed.
-Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store);
+// Version 0, from the run's seed, or where `upcycling` is not null from what it gives.
+Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store,
+                                   Upcycling* upcycling = nullptr);
 
 }  // namespace fedmoe

@@ -24,6 +24,7 @@
 #include "coordinator/worker_pool.h"
 #include "federation/messages.h"
 #include "federation/round_machine.h"
+#include "federation/upcycle_options.h"
 #include "storage/journal.h"
 #include "storage/run_directory.h"
 #include "storage/shard_store.h"
@@ -33,6 +34,7 @@ namespace fedmoe {
 
 struct CoreOptions {
   RunOptions run;
+  UpcycleOptions upcycle;  // of a new run; one that goes on has its model
   std::string run_name = "run";
   Milliseconds poll_hold_ms = 30'000;
   Milliseconds heartbeat_interval_ms = 5'000;
@@ -162,6 +164,7 @@ class CoordinatorCore {
   CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
+  Result<Manifest> StageInitial();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
   fedmoe::Status CheckStoredSpec() const;
   fedmoe::Status ReadHistory();

@@ -2,6 +2,7 @@
 #include <random>
 #include <utility>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
@@ -42,8 +43,7 @@ fedmoe::Status CoordinatorCore::Open() {
 
   if (recovered) return ContinueRun(std::move(*recovered));
 
-  FEDMOE_ASSIGN_OR_RETURN(const Manifest initial,
-                          StageInitialModel(options_.run.spec, options_.run.seed, *store_));
+  FEDMOE_ASSIGN_OR_RETURN(const Manifest initial, StageInitial());
   FEDMOE_RETURN_IF_ERROR(store_->Commit(initial));
   // Of this run alone: clients keep state and finished updates by it, which another run with the
   // same seed and model must not be given.
@@ -67,6 +67,23 @@ fedmoe::Status CoordinatorCore::CheckStoredSpec() const {
         stored_spec.value_or("not known") + ", this one's " + spec_digest_);
   }
   return fedmoe::Status::Ok();
+}
+
+Result<Manifest> CoordinatorCore::StageInitial() {
+  const RunOptions& run = options_.run;
+  if (options_.upcycle.checkpoint.empty()) return StageInitialModel(run.spec, run.seed, *store_);
+  FEDMOE_ASSIGN_OR_RETURN(Upcycling upcycling, Upcycling::Open(files_, options_.upcycle, run.spec));
+  if (!upcycling.unused().empty()) {
+    spdlog::warn("{}: no block of the model starts from {}", options_.upcycle.checkpoint,
+                 fmt::join(upcycling.unused(), ", "));
+  }
+  // For whoever asks where the run came from. A run that goes on has its model and reads no other.
+  FEDMOE_RETURN_IF_ERROR(journal_->SetFact("upcycle_digest", upcycling.digest()));
+  FEDMOE_ASSIGN_OR_RETURN(Manifest initial,
+                          StageInitialModel(run.spec, run.seed, *store_, &upcycling));
+  spdlog::info("started from the dense model in {} ({})", options_.upcycle.checkpoint,
+               upcycling.digest());
+  return initial;
 }
 
 fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {

@@ -40,7 +40,8 @@ TEST(CoordinatorConfigTest, AKeyThatIsAbsentHasTheStructsDefault) {
 TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   const CoordinatorConfig config = Load(
       "name: a.b-1\n"
-      "model: {gate: {mode: local, input: data}, expert_initialization: alike}\n"
+      "model: {gate: {mode: local, input: data}, expert_initialization: alike,\n"
+      "        upcycle: {checkpoint: dense.safetensors, noise: 0.01}}\n"
       "run:\n"
       "  seed: 9223372036854775807\n"
       "  deadline_s: 1.5\n"
@@ -69,6 +70,8 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.seed, 9223372036854775807ULL);
   EXPECT_EQ(config.run.participation.deadline_ms, 1500);
   EXPECT_EQ(config.run.participation.too_small, TooSmallPolicy::kReject);
+  EXPECT_EQ(config.upcycle.checkpoint, "dense.safetensors");
+  EXPECT_EQ(config.upcycle.noise, 0.01);
   EXPECT_EQ(config.run.training.optimizer, LocalOptimizer::kAdamW);
   EXPECT_EQ(config.run.training.schedule, LearningRateSchedule::kCosine);
   EXPECT_EQ(config.run.training.adam_epsilon, 1e-9);

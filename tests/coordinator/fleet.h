@@ -126,8 +126,12 @@ class Fleet {
   std::vector<std::unique_ptr<FleetClient>> clients;
 };
 
+// The values that a block has in version 0.
+using InitialValues = std::vector<float> (*)(const ParameterBlock& block, std::uint64_t seed);
+
 // What the run must end with, recomputed by plain loops from what the trainers returned; every
-// trainer took part in every round.
-std::string ReferenceDigest(const CoreOptions& options, const AnswerLedger& ledger);
+// trainer took part in every round. `initial` null: as the spec initialises.
+std::string ReferenceDigest(const CoreOptions& options, const AnswerLedger& ledger,
+                            InitialValues initial = nullptr);
 
 }  // namespace fedmoe

@@ -96,13 +96,18 @@ Digest DigestOf(const ModelSpec& spec, const std::vector<Parameter>& model) {
 
 }  // namespace
 
-std::string ReferenceDigest(const CoreOptions& options, const AnswerLedger& ledger) {
+std::string ReferenceDigest(const CoreOptions& options, const AnswerLedger& ledger,
+                            InitialValues initial) {
   const ModelSpec& spec = options.run.spec;
   std::vector<Parameter> model;
   for (const ParameterBlock& block : spec.blocks) {
     const auto count = static_cast<std::size_t>(block.ElementCount());
     Parameter parameter{.values = std::vector<float>(count), .first = {}, .second = {}};
-    InitializeBlock(block, options.run.seed, parameter.values);
+    if (initial != nullptr) {
+      parameter.values = initial(block, options.run.seed);
+    } else {
+      InitializeBlock(block, options.run.seed, parameter.values);
+    }
     parameter.first.assign(count, 0.0f);
     const double tau = options.run.aggregation.tau;
     parameter.second.assign(count, static_cast<float>(tau * tau));

@@ -8,6 +8,7 @@
 
 #include "storage/safetensors.h"
 #include "storage/shard_store.h"
+#include "storage/upcycling.h"
 #include "tests/storage/storage_support.h"
 #include "tests/support/temp_dir.h"
 
@@ -97,6 +98,26 @@ TEST_F(ReadCheckpoint, ExportsOneFile) {
     if (tensor.name != "experts.1.bias") continue;
     EXPECT_EQ(FloatsOf((*file->Map(tensor.offset, tensor.bytes))->bytes()), Ramp(1, 44.0f));
   }
+}
+
+TEST_F(ReadCheckpoint, ExportsWhatAModelIsUpcycledFrom) {
+  const std::string merged = directory_.File("merged.safetensors");
+  ASSERT_EQ(RunScript(path_ + " --export " + merged).exit_code, 0);
+  ModelSpec spec;
+  spec.blocks = {{.name = "trunk.weight", .shape = {2, 3}}, {.name = "head.bias", .shape = {2}}};
+  Result<Upcycling> upcycling =
+      Upcycling::Open(PosixFileSystem(), {.checkpoint = merged, .noise = 0.0}, spec);
+  ASSERT_OK(upcycling.status());
+  EXPECT_EQ(upcycling->unused().size(), 6u) << "the experts'";
+  std::vector<float> values;
+  ASSERT_OK(upcycling->WriteBlock(spec.blocks[0], 1, [&](std::span<const float> piece) {
+    values.insert(values.end(), piece.begin(), piece.end());
+    return Status::Ok();
+  }));
+  const auto file = OpenFile(merged);
+  const SafetensorsFile content = ReadSafetensorsHeader(*file, merged).value();
+  EXPECT_EQ(content.tensors[0].name, "trunk.weight");
+  EXPECT_EQ(values, FloatsOf((*file->Map(content.tensors[0].offset, 24))->bytes()));
 }
 
 TEST_F(ReadCheckpoint, FailsOnADigestThatDiffers) {
