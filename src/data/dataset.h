@@ -41,8 +41,8 @@ struct Dataset {
   std::vector<std::string> files;     // size() paths of JPEG or PNG files
   std::vector<std::uint16_t> tokens;  // as many as the documents have
 
-  // pixels and files: a byte becomes (byte / 255 - mean) / deviation. One value for every channel,
-  // or one for each.
+  // pixels and files: a byte becomes (byte / 255 - mean) / deviation. One value each for all
+  // channels, or as many of both as channels.
   std::vector<float> mean = {0.0f};
   std::vector<float> deviation = {1.0f};
 

@@ -237,6 +237,7 @@ Status SetNormalisation(const ImageOptions& image, int channels, Dataset& datase
                                          channels, values.size()));
     }
     out.assign(values.begin(), values.end());
+    if (out.size() == 1) out.resize(static_cast<std::size_t>(channels), out.front());
     return Status::Ok();
   };
   FEDMOE_RETURN_IF_ERROR(convert(image.mean, "mean", dataset.mean));

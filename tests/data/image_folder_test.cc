@@ -78,9 +78,11 @@ TEST_F(ImageFolderTest, ImagesAreFittedToTheSizeAskedFor) {
   ASSERT_TRUE(data.ok()) << data.status().ToString();
   EXPECT_THAT(data->train.shape, ElementsAre(3, 2, 2));
   EXPECT_THAT(data->train.mean, ElementsAre(0.1f, 0.2f, 0.3f));
+  EXPECT_THAT(data->train.deviation, ElementsAre(0.5f, 0.5f, 0.5f));
   std::vector<float> features(12);
   data->train.CopyExample(5, features);
   EXPECT_FLOAT_EQ(features[0], (4.0f / 255.0f - 0.1f) / 0.5f);
+  EXPECT_FLOAT_EQ(features[11], (4.0f / 255.0f - 0.3f) / 0.5f);
 }
 
 TEST_F(ImageFolderTest, WithoutASizeTheFirstTrainingImageGivesIt) {

@@ -56,13 +56,13 @@ TEST(TextCodecTest, SpeakersComeByTheLengthOfTheirText) {
   const std::string text =
       "Prologue without a name\n\nBEN:\nHi.\n\nANN:\nLong speech\nof two lines: "
       "see?\n\nBEN:\nBye\n\n"
-      "goes on.\n\nAL:\nHi.\n\nCY:\nHi.";
+      "goes on.\n\nCY:\nHi.\n\nAL:\nHi.\n\n";
   const auto speakers = FindSpeakers(text);
   ASSERT_EQ(speakers.size(), 4u);
   EXPECT_EQ(speakers[0].name, "ANN");
   EXPECT_EQ(speakers[1].name, "BEN");
-  EXPECT_EQ(speakers[2].name, "AL");  // 9 bytes, as much as
-  EXPECT_EQ(speakers[3].name, "CY");  // 7
+  EXPECT_EQ(speakers[2].name, "AL");  // as much as CY, so the name decides
+  EXPECT_EQ(speakers[3].name, "CY");
   ASSERT_EQ(speakers[1].blocks.size(), 2u);
   const auto& block = speakers[1].blocks[1];
   EXPECT_EQ(text.substr(block.begin, block.end - block.begin), "BEN:\nBye\n\ngoes on.\n\n");
