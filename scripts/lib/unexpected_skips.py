@@ -13,17 +13,24 @@ import xml.etree.ElementTree as ElementTree
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def mnist_is_absent():
+def is_absent(*names):
+    """True where none of the files is in $FEDMOE_DATA_DIR, else in ../shared/data."""
     data = os.environ.get("FEDMOE_DATA_DIR", os.path.join(ROOT, "..", "shared", "data"))
-    images = os.path.join(data, "mnist", "train-images-idx3-ubyte")
-    return not (os.path.exists(images) or os.path.exists(images + ".gz"))
+    return lambda: not any(os.path.exists(os.path.join(data, name)) for name in names)
 
 
 def reference_blas_is_absent():
     return not glob.glob("/usr/lib/*/blas/libblas.so.3")
 
 
-CONDITIONS = {"no-mnist": mnist_is_absent, "no-reference-blas": reference_blas_is_absent, "root": lambda: os.geteuid() == 0}
+CONDITIONS = {
+    "no-mnist": is_absent("mnist/train-images-idx3-ubyte", "mnist/train-images-idx3-ubyte.gz"),
+    "no-cifar10": is_absent("cifar10/cifar10-jpeg.tar.xz"),
+    "no-shakespeare": is_absent("shakespeare/input.txt"),
+    "no-languages": is_absent("languages/en.train.txt"),
+    "no-reference-blas": reference_blas_is_absent,
+    "root": lambda: os.geteuid() == 0,
+}
 
 
 def read_expected(path):
