@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
              "x.yaml:3: log.level must be one of trace, debug, info, warning, error, off (got "
              "'warn')"},
         Case{"Preset", "fleet:\nmodel:\n  preset: x\n",
-             "x.yaml:3: model.preset must be one of moe_mlp (got 'x')"},
+             "x.yaml:3: model.preset must be one of moe_mlp, moe_cnn, moe_transformer (got 'x')"},
         Case{"ListItem", "fleet:\n  capacity:\n    max_experts: [1, 2, -3]\n",
              "x.yaml:3: fleet.capacity.max_experts value 3 must be 0 to 4096 (got -3)"},
         Case{"ListItemType", "fleet:\n  capacity:\n    down_mbps: [1, fast]\n",
