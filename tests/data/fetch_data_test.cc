@@ -1,6 +1,7 @@
 // scripts/fetch_data without a network: mirrors are folders, named by file:// addresses.
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "tests/data/idx_files.h"
+#include "tests/data/image_files.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -21,9 +23,7 @@ struct Outcome {
   std::string output;
 };
 
-Outcome Fetch(const std::string& environment, const std::string& arguments) {
-  const std::string command =
-      environment + " '" FEDMOE_SOURCE_DIR "/scripts/fetch_data' " + arguments + " 2>&1";
+Outcome Output(const std::string& command) {
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");
   std::array<char, 4096> buffer{};
@@ -32,6 +32,10 @@ Outcome Fetch(const std::string& environment, const std::string& arguments) {
   }
   outcome.code = WEXITSTATUS(pclose(pipe));
   return outcome;
+}
+
+Outcome Fetch(const std::string& environment, const std::string& arguments) {
+  return Output(environment + " '" FEDMOE_SOURCE_DIR "/scripts/fetch_data' " + arguments + " 2>&1");
 }
 
 TEST(FetchDataTest, WithoutAMirrorItSaysSoAndLeavesNothing) {
@@ -57,11 +61,60 @@ TEST(FetchDataTest, WrongContentIsRefusedAndNotKept) {
   EXPECT_FALSE(std::filesystem::exists(folder.File("data")));
 }
 
+TEST(FetchDataTest, LanguagesAreCopiedFromTheFolderOfDatasetsAndKept) {
+  const TempDir folder;
+  for (const char* language : {"de", "en", "es", "fr", "it", "nl", "pl", "pt_BR"}) {
+    for (const char* part : {"train", "test"}) {
+      WriteInFolders(folder.File(std::string("from/languages/") + language + "." + part + ".txt"),
+                     language);
+    }
+  }
+  const std::string environment = "FEDMOE_DATA_DIR='" + folder.File("from") + "'";
+  const std::string arguments = "languages --data-dir '" + folder.File("data") + "'";
+  Outcome outcome = Fetch(environment, arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.output;
+  EXPECT_TRUE(std::filesystem::exists(folder.File("data/languages/pt_BR.test.txt")));
+  outcome = Fetch(environment, arguments);
+  EXPECT_EQ(outcome.output, "The languages are already in " + folder.File("data/languages") +
+                                ", all sixteen files; nothing to do.\n");
+}
+
+TEST(FetchDataTest, AnArchiveWithoutTheImagesOfCifarIsRefusedAndNotKept) {
+  const TempDir folder;
+  WriteInFolders(folder.File("from/cifar10/train/cat/0001.jpg"), "x");
+  const std::string from = folder.File("from/cifar10");
+  ASSERT_EQ(
+      std::system(("tar -cJf '" + from + "/cifar10-jpeg.tar.xz' -C '" + from + "' train").c_str()),
+      0);
+  const Outcome outcome = Fetch("FEDMOE_DATA_DIR='" + folder.File("from") + "'",
+                                "cifar10 --data-dir '" + folder.File("data") + "'");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.output, HasSubstr("has 1 images in train/ and test/, where CIFAR-10 has "
+                                        "60000\n"));
+  EXPECT_FALSE(std::filesystem::exists(folder.File("data")));
+}
+
+TEST(FetchDataTest, ManualPagesBecomePlainText) {
+  const TempDir folder;
+  const std::string page =
+      ".TH A 1\n.\\\" no text\n.SH NAME\na \\- does \\fBall\\fR\n.PP\n.BR b (1)\nit\\(aqs "
+      "\\[u00E9]\n.TS\nl l.\n.TE\n.B \"two words\"\n";
+  const std::string expected = "NAME\na - does all\nb(1)\nit's \xc3\xa9\ntwo words\n";
+  const std::string command =
+      "PYTHONDONTWRITEBYTECODE=1 python3 -c 'import sys; sys.path.insert(0, \"" FEDMOE_SOURCE_DIR
+      "/scripts/lib\"); import roff_text; "
+      "sys.stdout.write(roff_text.page_text(open(sys.argv[1]).read()))' '" +
+      folder.File("a.1") + "'";
+  WriteBytes(folder.File("a.1"), page);
+  EXPECT_EQ(Output(command).output, expected);
+}
+
 TEST(FetchDataTest, WrongUsageIsExitCodeTwo) {
   EXPECT_EQ(Fetch("", "").code, 2);
   const Outcome outcome = Fetch("", "letters");
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_EQ(outcome.output, "fetch_data: unknown dataset letters; the only one is mnist\n");
+  EXPECT_EQ(outcome.output,
+            "fetch_data: unknown dataset letters; known: mnist, cifar10, shakespeare, languages\n");
   EXPECT_EQ(Fetch("", "--help").code, 0);
 }
 
