@@ -17,6 +17,7 @@ constexpr int kMaxExtent = 1 << 20;
 constexpr int kMaxExperts = 4096;
 constexpr int kMaxDepth = 256;
 constexpr int kMaxFreeExperts = 64;
+constexpr int kMaxChannels = 1024;
 // moe_cnn halves the image three times.
 constexpr int kLeastImage = 8;
 // GroupNorm's groups divide the channels of each stage.
@@ -46,7 +47,7 @@ Status CheckExtents(const ModelOptions& options) {
   return Status::Ok();
 }
 
-// A key that the preset has no use for must stand at `unset`.
+// A key that the preset has no use for must be 0.
 Status CheckUnused(const ModelOptions& options, const char* key, int value) {
   if (value == 0) return Status::Ok();
   return InvalidArgument(fmt::format("model.{} is not a key of {} (got {}); leave it out", key,
@@ -72,7 +73,7 @@ Status CheckNotData(const ModelOptions& options) {
 Status CheckCnn(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
   FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("channels", options.Channels(), 1, 1024));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("channels", options.channels, 0, kMaxChannels));
   const int size = options.ImageSize();
   if (size < kLeastImage || size * size * options.Channels() != options.inputs) {
     return InvalidArgument(fmt::format(
@@ -88,7 +89,7 @@ Status CheckCnn(const ModelOptions& options) {
 Status CheckTransformer(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
   FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("heads", options.Heads(), 1, options.width));
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("heads", options.heads, 0, options.width));
   if (options.width % (2 * options.Heads()) == 0) return Status::Ok();
   return InvalidArgument(
       fmt::format("model.width must be a multiple of 2 x model.heads for moe_transformer (got {} "

@@ -30,12 +30,52 @@ TEST(ModelOptionsText, GivesTheSameSpecBackOnTheOtherSide) {
   EXPECT_NE(SpecDigest(*rebuilt), SpecDigest(*BuildModelSpec(ModelOptions{})));
 }
 
+// Every option away from its default, so that one which did not travel would be missed.
+TEST(ModelOptionsText, CarriesEveryOption) {
+  ModelOptions options;
+  options.preset = "moe_transformer";
+  options.inputs = 24;
+  options.classes = 9;
+  options.width = 48;
+  options.depth = 3;
+  options.heads = 4;
+  options.moe_layers = 2;
+  options.dense_width = 20;
+  options.expert_width = 12;
+  options.experts = 6;
+  options.top_k = 3;
+  options.expert_activation = ExpertActivation::kSwiGlu;
+  options.shared_expert_width = 10;
+  options.zero_experts = 1;
+  options.copy_experts = 2;
+  options.constant_experts = 3;
+  options.gate_mode = GateMode::kLocal;
+  options.gate_input = GateInput::kSequence;
+  options.selection_bias = true;
+  options.expert_initialization = ExpertInitialization::kAlike;
+  const std::map<std::string, std::string> text = ModelOptionsText(options);
+  const std::map<std::string, std::string> defaults = ModelOptionsText(ModelOptions());
+  EXPECT_EQ(text.size(), 20U);
+  for (const auto& [key, value] : text) {
+    EXPECT_EQ(value == defaults.at(key), key == "channels") << key;
+  }
+  EXPECT_EQ(text.at("expert_activation"), "swiglu");
+  EXPECT_EQ(text.at("gate.input"), "sequence");
+  EXPECT_EQ(text.at("gate.selection_bias"), "true");
+  EXPECT_EQ(text.at("zero_computation.constant"), "3");
+  const Result<ModelOptions> received = ParseModelOptions("moe_transformer", text);
+  ASSERT_TRUE(received.ok()) << received.status().ToString();
+  EXPECT_EQ(ModelOptionsText(*received), text);
+  EXPECT_EQ(SpecDigest(*BuildModelSpec(*received)), SpecDigest(*BuildModelSpec(options)));
+}
+
 TEST(ModelOptionsText, NamesWhatThisBuildDoesNotKnow) {
   std::map<std::string, std::string> options = ModelOptionsText(Unusual());
-  options["depth"] = "2";
-  EXPECT_EQ(ParseModelOptions("moe_mlp", options).status().message(),
-            "model.depth is not known to this build; run the same version of fedmoe on both sides");
-  options.erase("depth");
+  options["deepness"] = "2";
+  EXPECT_EQ(
+      ParseModelOptions("moe_mlp", options).status().message(),
+      "model.deepness is not known to this build; run the same version of fedmoe on both sides");
+  options.erase("deepness");
   options["width"] = "96x";
   EXPECT_EQ(ParseModelOptions("moe_mlp", options).status().message(),
             "model.width: '96x' is not a whole number");
