@@ -2,7 +2,8 @@
 //
 //   a = softmax(r W_g)                    gate, over all experts of the layer   [t, rows]
 //   candidates: the experts held, and the zero-computation experts
-//   chosen: the top-k candidates by  r W_g + noise,  or, with a selection bias,  a + b
+//   chosen: the top-k candidates by  r W_g + noise,  or, with a selection bias b,
+//           by  softmax over the candidates of (r W_g + noise)  +  b
 //   g = softmax over the chosen of r W_g                                        [t, k']
 //   output = sum over the chosen of g_e E_e(x)  +  FFN_shared(x)
 //

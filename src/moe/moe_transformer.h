@@ -1,9 +1,11 @@
 // The libtorch module of the preset `moe_transformer`: a decoder that predicts the next id at every
 // position.
 //
-//   x = embedding of the ids                                              [examples, positions,
-//   width] `depth` blocks:  x <- x + Attention(RMSNorm(x)),  x <- x + FFN(RMSNorm(x)) logits =
-//   RMSNorm(x) W_h
+//   x = embedding of the ids                                  [examples, positions, width]
+//   `depth` blocks:
+//     x <- x + Attention(RMSNorm(x))
+//     x <- x + FFN(RMSNorm(x))
+//   logits = RMSNorm(x) W_h                                   [examples * positions, classes]
 //
 // Attention is causal, in heads, with rotary positions (Su et al., 2021, arXiv 2104.09864):
 // features i and i + d/2 of a head of d turn by position / 10000^(2i/d). No biases. The gate reads

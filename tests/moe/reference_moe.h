@@ -19,7 +19,8 @@ using Vector = std::vector<double>;
 
 struct ReferenceOutput {
   Vector logits;
-  Vector gate_probabilities;  // over all experts
+  Vector gate_logits;         // over all experts
+  Vector gate_probabilities;  // of the same
   std::vector<int> selected;  // best first
   Vector weights;
 };
@@ -71,16 +72,17 @@ inline Vector Standardise(std::span<const double> values) {
 inline ReferenceOutput ReferenceMoe::Forward(std::span<const double> input) const {
   ReferenceOutput output;
   const Vector features = Relu(Linear(blocks.at("trunk.weight"), input, &blocks.at("trunk.bias")));
-  const bool reads_trunk = options.gate_input == GateInput::kTrunk;
-  const Vector logits =
+  const bool reads_token = options.gate_input == GateInput::kToken;
+  output.gate_logits =
       Linear(blocks.at("gate.weight"),
-             Standardise(reads_trunk ? std::span<const double>(features) : input), nullptr);
-  output.gate_probabilities = Softmax(logits);
+             Standardise(reads_token ? std::span<const double>(features) : input), nullptr);
+  output.gate_probabilities = Softmax(output.gate_logits);
 
   Vector mixed = features;
   if (!held.empty()) {
     Vector held_logits;
-    for (const int expert : held) held_logits.push_back(logits[static_cast<std::size_t>(expert)]);
+    for (const int expert : held)
+      held_logits.push_back(output.gate_logits[static_cast<std::size_t>(expert)]);
     const Vector probabilities = Softmax(held_logits);
     std::vector<std::size_t> order(held.size());
     std::iota(order.begin(), order.end(), 0);
