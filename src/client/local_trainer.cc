@@ -114,10 +114,14 @@ std::vector<std::byte> SaveClientState(const MoeModel& model) {
   return state;
 }
 
-PassOptions EvaluationPass(const Dataset& data) {
-  if (!data.IsText()) return {.batch_size = kEvaluationBatch};
-  return {.batch_size = std::clamp<std::int64_t>(kEvaluationPositions / data.ExampleElements(), 1,
-                                                 kEvaluationBatch)};
+// A pass without gradients over batches that need no more memory than one of training: there, what
+// is kept of every layer has a gradient of its size.
+PassOptions EvaluationPass(const Dataset& data, const TrainingOptions& training) {
+  std::int64_t most = kEvaluationBatch;
+  if (data.IsText()) {
+    most = std::clamp<std::int64_t>(kEvaluationPositions / data.ExampleElements(), 1, most);
+  }
+  return {.batch_size = std::clamp<std::int64_t>(std::int64_t{2} * training.batch_size, 1, most)};
 }
 
 // Mean gate probability of each expert before masking; those of a layer sum to 1.
@@ -128,12 +132,14 @@ Result<std::vector<double>> MeasureAffinity(const MoeModel& model, const Example
   const ModelSpec& spec = model.spec();
   const auto experts = static_cast<std::size_t>(spec.ExpertsPerLayer());
   std::vector<double> sums(static_cast<std::size_t>(spec.experts), 0.0);
+  if (spec.experts == 0) return sums;
   std::vector<std::int64_t> order = source.Order();
   if (spec.tokens_per_example > 1 && order.size() > kAffinityExamples) {
     CounterRng::For(task.seed, task.client, task.round, "affinity").Shuffle(order);
     order.resize(kAffinityExamples);
   }
-  ExampleSource::Pass pass(source, std::move(order), EvaluationPass(source.dataset()));
+  ExampleSource::Pass pass(source, std::move(order),
+                           EvaluationPass(source.dataset(), task.training));
   while (true) {
     FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
     FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
@@ -220,7 +226,7 @@ struct LocalTrainer::Implementation {
     TrainResult result;
     result.feedback = run.Feedback();
     result.feedback.affinity = std::move(affinity);
-    result.blocks = run.Deltas();
+    result.blocks = run.TakeDeltas(shards);
     result.state = SaveClientState(*model);
     result.feedback.train_s = static_cast<double>(clock.NowMs() - start_ms) / 1000.0;
     return result;
@@ -233,7 +239,8 @@ struct LocalTrainer::Implementation {
     const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
     FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
     Tally tally(*spec);
-    ExampleSource::Pass pass(evaluation, evaluation.Order(), EvaluationPass(evaluation.dataset()));
+    ExampleSource::Pass pass(evaluation, evaluation.Order(),
+                             EvaluationPass(evaluation.dataset(), task.training));
     std::int64_t done = 0;
     while (true) {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));

@@ -14,10 +14,11 @@ namespace fedmoe {
 // use of libtorch: results are reproducible for one thread count.
 void SetTorchThreads(int threads);
 
-// Trains and evaluates every preset. The model's parameters, gradients, received copy and optimiser
-// state live only while a task runs; the examples are kept as one float32 tensor where that takes
-// at most 256 MiB, else batches are made ahead of need. Of text, every position is a prediction:
-// losses and accuracies are per character.
+// Trains and evaluates every preset. The model's parameters, gradients and optimiser state (with
+// FedProx, also the values received) live only while a task runs, of the trunk and the experts
+// held; the examples are kept as one float32 tensor where that takes at most 256 MiB, else batches
+// are made ahead of need. Of text, every position is a prediction: losses and accuracies are per
+// character.
 //
 // Every draw is CounterRng's, keyed (task.seed, task.client, task.round, "shuffle.<epoch>"): the
 // same task, shards and state give the same update, byte for byte, for one thread count.

@@ -24,8 +24,9 @@ class OptimizerState {
  public:
   OptimizerState(const TrainingOptions& options, std::size_t parameters);
 
-  // One step. The three spans have `parameters` floats; `gradients` is overwritten. Returns ||g||
-  // before clipping; where that is not finite, `values` stays as it was.
+  // One step. The three spans have `parameters` floats, but `received` may be empty without
+  // FedProx; `gradients` is overwritten. Returns ||g|| before clipping; where that is not finite,
+  // `values` stays as it was.
   double Step(std::span<float> values, std::span<float> gradients, std::span<const float> received);
 
  private:

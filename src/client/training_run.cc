@@ -94,9 +94,10 @@ TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source
       tally_(model.spec()),
       values_(FloatsOf(model.parameters().Values())),
       gradients_(FloatsOf(model.parameters().Gradients())),
-      received_(values_.begin(), values_.end()),
       optimizer_(task.training, values_.size()),
-      uses_held_mass_(UsesHeldMassLoss(task, model.spec())) {}
+      uses_held_mass_(UsesHeldMassLoss(task, model.spec())) {
+  if (task.training.fedprox_mu != 0.0) received_.assign(values_.begin(), values_.end());
+}
 
 Status TrainingRun::Run(const TrainContext& context) {
   const std::int64_t size = source_.size();
@@ -135,24 +136,33 @@ TrainingFeedback TrainingRun::Feedback() const {
   return feedback;
 }
 
-std::vector<BlockDelta> TrainingRun::Deltas() const {
+std::vector<BlockDelta> TrainingRun::TakeDeltas(const ShardValues& shards) {
+  optimizer_ = OptimizerState(task_.training, 0);
+  received_ = {};
+  gradients_ = {};
+  model_.ReleaseGradients();
+  const ModelSpec& spec = model_.spec();
   std::vector<BlockDelta> deltas;
+  std::vector<std::size_t> shard_offsets(static_cast<std::size_t>(spec.ShardCount()), 0);
   std::size_t offset = 0;
   for (const int index : model_.parameters().HeldBlocks()) {
-    const ParameterBlock& block = model_.spec().blocks[static_cast<std::size_t>(index)];
+    const ParameterBlock& block = spec.blocks[static_cast<std::size_t>(index)];
     const auto elements = static_cast<std::size_t>(block.ElementCount());
-    const bool sent = block.owner == BlockOwner::kTrunk ||
-                      (block.owner == BlockOwner::kExpert &&
-                       tally_.tokens[static_cast<std::size_t>(block.expert)] > 0.0);
-    if (sent) {
-      BlockDelta& delta = deltas.emplace_back();
-      delta.parameter = index;
-      delta.delta.resize(elements);
-      for (std::size_t i = 0; i < elements; ++i) {
-        delta.delta[i] = values_[offset + i] - received_[offset + i];
-      }
-    }
+    const std::span<const float> values = values_.subspan(offset, elements);
     offset += elements;
+    const int shard = spec.ShardOf(index);
+    if (shard < 0) continue;  // client state
+    std::size_t& shard_offset = shard_offsets[static_cast<std::size_t>(shard)];
+    const std::span<const float> received = shards(shard).subspan(shard_offset, elements);
+    shard_offset += elements;
+    if (block.owner == BlockOwner::kExpert &&
+        !(tally_.tokens[static_cast<std::size_t>(block.expert)] > 0.0)) {
+      continue;
+    }
+    BlockDelta& delta = deltas.emplace_back();
+    delta.parameter = index;
+    delta.delta.resize(elements);
+    for (std::size_t i = 0; i < elements; ++i) delta.delta[i] = values[i] - received[i];
   }
   return deltas;
 }
@@ -177,6 +187,13 @@ PassOptions TrainingRun::OptionsOf(int epoch) const {
           .augment_key = KeyFor(fmt::format("augment.{}", epoch))};
 }
 
+bool TrainingRun::HoldsExpertOf(std::size_t layer) const {
+  const ModelSpec& spec = model_.spec();
+  return std::any_of(model_.held().begin(), model_.held().end(), [&](ExpertIndex expert) {
+    return static_cast<std::size_t>(spec.LayerOf(expert)) == layer;
+  });
+}
+
 // What the gates of all layers add to the task's loss; undefined for nothing.
 torch::Tensor TrainingRun::RouterLosses(const MoeOutput& output) const {
   const TrainingOptions& training = task_.training;
@@ -184,8 +201,11 @@ torch::Tensor TrainingRun::RouterLosses(const MoeOutput& output) const {
   const auto add = [&sum](double lambda, const torch::Tensor& loss) {
     sum = sum.defined() ? sum + lambda * loss : lambda * loss;
   };
-  for (const GateOutput& gate : output.layers) {
-    if (uses_held_mass_ && gate.selected.defined()) {
+  for (std::size_t layer = 0; layer < output.layers.size(); ++layer) {
+    const GateOutput& gate = output.layers[layer];
+    // A layer without an expert of this client has no mass to win; its zero-computation experts
+    // shall not draw it away from the experts of others.
+    if (uses_held_mass_ && HoldsExpertOf(layer)) {
       add(training.held_mass_lambda, HeldMassLoss(gate.detached_logits, gate.candidates));
     }
     if (training.balance_lambda > 0.0 && gate.selected.defined()) {

@@ -56,8 +56,10 @@ class TrainingRun {
 
   // After Run. Affinity and transfer rates are left empty.
   TrainingFeedback Feedback() const;
-  // After Run: trunk blocks, and those of experts with tokens.
-  std::vector<BlockDelta> Deltas() const;
+  // After Run: trunk blocks, and those of experts with tokens, less what `shards` received. Frees
+  // the gradients and the optimiser's state first, so that what is sent needs no more memory than
+  // training did.
+  std::vector<BlockDelta> TakeDeltas(const ShardValues& shards);
 
  private:
   std::vector<std::int64_t> Shuffled(int epoch) const;
@@ -65,6 +67,7 @@ class TrainingRun {
   // The key of this client's draws in this round for `purpose`.
   std::uint64_t KeyFor(const std::string& purpose) const;
   Status Step(const Batch& batch);
+  bool HoldsExpertOf(std::size_t layer) const;
   torch::Tensor RouterLosses(const MoeOutput& output) const;
 
   const TaskAssignment& task_;
@@ -73,7 +76,7 @@ class TrainingRun {
   Tally tally_;
   std::span<float> values_;
   std::span<float> gradients_;
-  std::vector<float> received_;
+  std::vector<float> received_;  // FedProx alone
   OptimizerState optimizer_;
   bool uses_held_mass_;
   std::int64_t steps_ = 0;

@@ -32,6 +32,8 @@ class MoeModel {
   virtual std::vector<torch::Tensor> GateProbabilities(const torch::Tensor& inputs) const;
   // Of every layer, after a step.
   void UpdateSelectionBias(const MoeOutput& output, double rate) const;
+  // See ParameterStore.
+  void ReleaseGradients() { store_.ReleaseGradients(); }
 
   const ModelOptions& options() const { return options_; }
   const ParameterStore& parameters() const { return store_; }

@@ -37,6 +37,13 @@ torch::Tensor ParameterStore::Parameter(int block_index) const {
   return parameters_.at(static_cast<std::size_t>(block_index));
 }
 
+void ParameterStore::ReleaseGradients() {
+  for (torch::Tensor& parameter : parameters_) {
+    if (parameter.defined()) parameter.mutable_grad() = torch::Tensor();
+  }
+  gradients_ = torch::Tensor();
+}
+
 torch::Tensor ParameterStore::Named(const std::string& name) const {
   const int index = spec_.Find(name);
   TORCH_CHECK(index >= 0, "the spec has no block '", name, "'");

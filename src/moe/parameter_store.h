@@ -32,6 +32,8 @@ class ParameterStore {
   // without tokens stays as it was.
   const torch::Tensor& Values() const { return values_; }
   const torch::Tensor& Gradients() const { return gradients_; }
+  // Frees the gradients: no backward pass may follow.
+  void ReleaseGradients();
 
  private:
   ModelSpec spec_;

@@ -20,18 +20,6 @@ double SquaredNorm(const TrainResult& result) {
   return square;
 }
 
-void ExpectSameBytes(const TrainResult& a, const TrainResult& b) {
-  ASSERT_EQ(a.blocks.size(), b.blocks.size());
-  for (std::size_t i = 0; i < a.blocks.size(); ++i) {
-    EXPECT_EQ(a.blocks[i].parameter, b.blocks[i].parameter);
-    EXPECT_EQ(a.blocks[i].delta, b.blocks[i].delta);
-  }
-  EXPECT_EQ(a.state, b.state);
-  EXPECT_EQ(a.feedback.train_loss, b.feedback.train_loss);
-  EXPECT_EQ(a.feedback.affinity, b.feedback.affinity);
-  EXPECT_EQ(a.feedback.expert_loss, b.feedback.expert_loss);
-}
-
 TEST_F(TrainerTest, TrainingLowersTheLossAndRaisesTheAccuracy) {
   for (const LocalOptimizer optimizer : {LocalOptimizer::kSgd, LocalOptimizer::kAdamW}) {
     UseModel(SmallModel());
@@ -119,14 +107,14 @@ TEST_F(TrainerTest, WithoutExpertsItTrainsTheTrunkAlone) {
     const bool gate = spec_.Find("gate.weight") == block.parameter;
     EXPECT_EQ(moved > 0.0, !gate) << block.parameter;
   }
-  EXPECT_TRUE(ValidateFeedback(result.feedback, 4, {}).ok());
+  EXPECT_TRUE(ValidateFeedback(result.feedback, spec_, {}).ok());
 }
 
 TEST_F(TrainerTest, FeedbackIsValidAndCountsEveryEpoch) {
   task_.training.epochs = 3;
   auto trainer = MakeTrainer(40);
   const TrainingFeedback feedback = Train(*trainer).feedback;
-  const Status status = ValidateFeedback(feedback, 4, task_.experts);
+  const Status status = ValidateFeedback(feedback, spec_, task_.experts);
   EXPECT_TRUE(status.ok()) << status.ToString();
   EXPECT_EQ(feedback.examples, 40);
   EXPECT_EQ(feedback.steps, 3 * 3);  // 16 + 16 + 8, the short batch kept
@@ -174,41 +162,90 @@ TEST_F(TrainerTest, FeedbackEqualsThePlainLoop) {
   }
 }
 
-// One plain SGD step with rate 1 is minus the gradient: of the task loss, and for the gate alone
-// also of the held-mass loss.
-TEST_F(TrainerTest, AStepFollowsTheGradientOfThePlainLoop) {
-  task_.training.batch_size = 1000;
-  task_.training.learning_rate = 1.0;
-  task_.training.momentum = 0.0;
-  task_.training.clip_norm = 0.0;
-  task_.training.held_mass_lambda = 0.5;
-  auto trainer = MakeTrainer(20);
-  const TrainResult result = Train(*trainer);
-  const Dataset data = MakeData(20, 31);
-  ReferenceMoe reference = Reference();
-  const auto loss_of = [&](bool gate) {
-    double sum = 0.0;
+// One plain SGD step with rate 1 is minus the gradient: of the task loss and the gate's losses, and
+// for the gate alone also of the held-mass loss.
+class TrainerStepTest : public TrainerTest {
+ protected:
+  // Of the whole batch.
+  double LossOf(const ReferenceMoe& reference, const Dataset& data, bool of_gate) const {
+    const auto count = static_cast<double>(data.size());
+    const auto held = static_cast<double>(task_.experts.size());
+    double task_loss = 0.0, held_mass = 0.0, z_loss = 0.0;
+    Vector chosen(4), probability(4);
     for (std::int64_t i = 0; i < data.size(); ++i) {
       const ReferenceOutput output = reference.Forward(ExampleOf(data, i));
-      sum += ReferenceTaskLoss(output, data.labels[static_cast<std::size_t>(i)]);
-      if (gate) sum += 0.5 * ReferenceHeldMassLoss(output, task_.experts);
+      task_loss += ReferenceTaskLoss(output, data.labels[static_cast<std::size_t>(i)]) / count;
+      held_mass += ReferenceHeldMassLoss(output, task_.experts) / count;
+      double sum = 0.0, mass = 0.0;
+      for (const double logit : output.gate_logits) sum += std::exp(logit);
+      z_loss += std::log(sum) * std::log(sum) / count;
+      for (const int e : task_.experts) mass += output.gate_probabilities[std::size_t(e)];
+      for (const int e : task_.experts) {
+        probability[std::size_t(e)] += output.gate_probabilities[std::size_t(e)] / mass / count;
+      }
+      for (const int e : output.selected) {
+        chosen[std::size_t(e)] += 1.0 / count / static_cast<double>(output.selected.size());
+      }
     }
-    return sum / static_cast<double>(data.size());
-  };
-  constexpr double kStep = 1e-6;
-  for (const BlockDelta& block : result.blocks) {
-    const std::string& name = spec_.blocks[static_cast<std::size_t>(block.parameter)].name;
-    Vector& values = reference.blocks[name];
-    for (std::size_t i = 0; i < values.size(); i += 3) {
-      const double value = values[i];
-      values[i] = value + kStep;
-      const double above = loss_of(name == "gate.weight");
-      values[i] = value - kStep;
-      const double below = loss_of(name == "gate.weight");
-      values[i] = value;
-      EXPECT_NEAR(block.delta[i], -(above - below) / (2.0 * kStep), 2e-5) << name << " " << i;
+    const double balance =
+        held * std::inner_product(chosen.begin(), chosen.end(), probability.begin(), 0.0);
+    const TrainingOptions& training = task_.training;
+    return task_loss + training.balance_lambda * balance + training.router_z_lambda * z_loss +
+           (of_gate ? training.held_mass_lambda * held_mass : 0.0);
+  }
+
+  void ExpectOneStepDownTheGradient() {
+    task_.training.batch_size = 1000;
+    task_.training.learning_rate = 1.0;
+    task_.training.momentum = 0.0;
+    task_.training.clip_norm = 0.0;
+    auto trainer = MakeTrainer(20);
+    const TrainResult result = Train(*trainer);
+    const Dataset data = MakeData(20, 31);
+    ReferenceMoe reference = Reference();
+    constexpr double kStep = 1e-6;
+    for (const BlockDelta& block : result.blocks) {
+      const std::string& name = spec_.blocks[static_cast<std::size_t>(block.parameter)].name;
+      const bool of_gate = name == "gate.weight";
+      Vector& values = reference.blocks[name];
+      for (std::size_t i = 0; i < values.size(); i += 3) {
+        const double value = values[i];
+        values[i] = value + kStep;
+        const double above = LossOf(reference, data, of_gate);
+        values[i] = value - kStep;
+        const double below = LossOf(reference, data, of_gate);
+        values[i] = value;
+        EXPECT_NEAR(block.delta[i], -(above - below) / (2.0 * kStep), 2e-5) << name << " " << i;
+      }
     }
   }
+};
+
+TEST_F(TrainerStepTest, FollowsTheGradientOfThePlainLoop) {
+  task_.training.held_mass_lambda = 0.5;
+  ExpectOneStepDownTheGradient();
+}
+
+TEST_F(TrainerStepTest, FollowsTheGateLossesToo) {
+  task_.experts = {0, 1, 3};
+  task_.training.balance_lambda = 0.7;
+  task_.training.router_z_lambda = 0.2;
+  ExpectOneStepDownTheGradient();
+}
+
+TEST_F(TrainerTest, EachOptionOfTheGateChangesTheTraining) {
+  task_.experts = {0, 1, 3};
+  task_.training.held_mass_lambda = 0.0;
+  auto trainer = MakeTrainer();
+  std::set<std::vector<float>> seen = {Train(*trainer).blocks[0].delta};
+  for (double TrainingOptions::*option :
+       {&TrainingOptions::held_mass_lambda, &TrainingOptions::balance_lambda,
+        &TrainingOptions::router_z_lambda, &TrainingOptions::gate_noise}) {
+    task_.training.*option = 0.5;
+    seen.insert(Train(*trainer).blocks[0].delta);
+    task_.training.*option = 0.0;
+  }
+  EXPECT_EQ(seen.size(), 5U);
 }
 
 TEST_F(TrainerTest, ClippingBoundsTheStepOfAllParametersTogether) {

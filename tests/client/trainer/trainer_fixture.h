@@ -48,6 +48,18 @@ inline Dataset MakeData(int size, std::uint64_t seed) {
   return data;
 }
 
+inline void ExpectSameBytes(const TrainResult& a, const TrainResult& b) {
+  ASSERT_EQ(a.blocks.size(), b.blocks.size());
+  for (std::size_t i = 0; i < a.blocks.size(); ++i) {
+    EXPECT_EQ(a.blocks[i].parameter, b.blocks[i].parameter);
+    EXPECT_EQ(a.blocks[i].delta, b.blocks[i].delta);
+  }
+  EXPECT_EQ(a.state, b.state);
+  EXPECT_EQ(a.feedback.train_loss, b.feedback.train_loss);
+  EXPECT_EQ(a.feedback.affinity, b.feedback.affinity);
+  EXPECT_EQ(a.feedback.expert_loss, b.feedback.expert_loss);
+}
+
 class TrainerTest : public ::testing::Test {
  protected:
   TrainerTest() {

@@ -1,0 +1,253 @@
+// Training and evaluating images and text with models of two MoE layers.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/client/trainer/deep_fixture.h"
+
+namespace fedmoe {
+namespace {
+
+using ::testing::Each;
+
+double LayerSum(const std::vector<double>& values, int layer) {
+  const auto first = values.begin() + 4 * layer;
+  return std::accumulate(first, first + 4, 0.0);
+}
+
+TEST_F(DeepTrainerTest, ImagesAreLearned) {
+  UseCnn();
+  task_.training.epochs = 4;
+  task_.training.random_crop = 1;
+  auto trainer = TrainerOf(MakeImages(120, 1), MakeImages(60, 2));
+  const auto before = trainer->Evaluate(task_, Shards(), {}, {});
+  Apply(Train(*trainer));
+  const auto after = trainer->Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(before.ok() && after.ok());
+  EXPECT_EQ(after->examples, 60.0);
+  EXPECT_LT(after->loss, 0.5 * before->loss);
+  EXPECT_GT(after->correct, 54.0);
+}
+
+// Every character follows from the one before it, so that nothing is left to guess.
+TEST_F(DeepTrainerTest, APeriodicTextIsLearnedByHeart) {
+  UseTransformer();
+  task_.training.optimizer = LocalOptimizer::kAdamW;
+  task_.training.learning_rate = 0.02;
+  task_.training.epochs = 10;
+  auto trainer = TrainerOf(MakeText(40), MakeText(10));
+  const auto before = trainer->Evaluate(task_, Shards(), {}, {});
+  Apply(Train(*trainer));
+  const auto after = trainer->Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(before.ok() && after.ok());
+  EXPECT_GT(before->loss / before->examples, 1.2);
+  EXPECT_LT(after->loss / after->examples, 0.02);
+  EXPECT_EQ(after->correct, 80.0);
+}
+
+TEST_F(DeepTrainerTest, TheSameTaskGivesTheSameBytesAugmentedToo) {
+  for (const bool text : {false, true}) {
+    text ? UseTransformer() : UseCnn();
+    const Dataset data = text ? MakeRandomText(20, 3) : MakeImages(40, 3);
+    task_.training.epochs = 2;
+    task_.training.gate_noise = 0.5;
+    const TrainResult plain = Train(*TrainerOf(data));
+    ExpectSameBytes(plain, Train(*TrainerOf(data)));
+    task_.training.random_shift = text;
+    task_.training.random_flip = !text;
+    task_.training.random_crop = text ? 0 : 2;
+    auto first = TrainerOf(data);
+    const TrainResult once = Train(*first);
+    ExpectSameBytes(once, Train(*first));
+    ExpectSameBytes(once, Train(*TrainerOf(data)));
+    EXPECT_NE(once.blocks[0].delta, plain.blocks[0].delta);
+    task_.training = TrainingOptions{};
+  }
+}
+
+// Images one pixel wide are their own mirror images: the batches made ahead of need hold what the
+// whole tensor holds.
+TEST_F(TrainerTest, BatchesMadeAheadTrainAsTheWholeTensorDoes) {
+  Dataset data;
+  data.name = "columns";
+  data.shape = {1, 6, 1};
+  data.classes = 3;
+  CounterRng rng(51);
+  for (int i = 0; i < 50; ++i) {
+    data.labels.push_back(i % 3);
+    for (int at = 0; at < 6; ++at) {
+      data.pixels.push_back(static_cast<std::uint8_t>(rng.NextBelow(256)));
+    }
+  }
+  task_.training.epochs = 2;
+  LocalTrainer trainer(LocalData{data, {}});
+  ASSERT_TRUE(trainer.Prepare(spec_, kSeed).ok());
+  const TrainResult whole = Train(trainer);
+  task_.training.random_flip = true;
+  ExpectSameBytes(whole, Train(trainer));
+}
+
+TEST_F(DeepTrainerTest, EveryPositionOfATextIsAPrediction) {
+  ModelOptions options = SmallTransformer();
+  options.experts = options.top_k = 1;
+  UseModel(options);
+  task_.experts = {0, 1};
+  const Dataset data = MakeRandomText(30, 4);
+  LocalTrainer evaluator(data);
+  ASSERT_TRUE(evaluator.Prepare(spec_, kSeed).ok());
+  EXPECT_EQ(evaluator.examples(), 0);
+  const auto result = evaluator.Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(result.ok()) << result.status().ToString();
+  const ReferenceBlocks blocks = Reference().blocks;
+  double loss = 0.0, correct = 0.0;
+  for (const TextWindow& window : data.windows) {
+    const auto first = data.tokens.begin() + window.first;
+    const std::vector<Vector> logits =
+        ReferenceTransformer(options, blocks, std::vector<int>(first, first + 8));
+    for (int p = 0; p < 8; ++p) {
+      const Vector& row = logits[static_cast<std::size_t>(p)];
+      const int label = first[p + 1];
+      loss -= std::log(Softmax(row)[static_cast<std::size_t>(label)]);
+      correct += std::max_element(row.begin(), row.end()) - row.begin() == label ? 1.0 : 0.0;
+    }
+  }
+  EXPECT_EQ(result->examples, 240.0);
+  EXPECT_EQ(result->correct, correct);
+  EXPECT_NEAR(result->loss, loss, 1e-3);
+
+  // With one batch, training meets the received model with the same figures.
+  task_.training.batch_size = 1000;
+  const TrainingFeedback feedback = Train(*TrainerOf(data)).feedback;
+  EXPECT_NEAR(feedback.train_loss, loss / 240.0, 1e-5);
+  EXPECT_NEAR(feedback.train_accuracy, correct / 240.0, 1e-9);
+  EXPECT_EQ(feedback.examples, 30);
+  EXPECT_EQ(feedback.steps, 1);
+  // Each expert saw all of it.
+  for (const int expert : {0, 1}) {
+    EXPECT_EQ(feedback.tokens[static_cast<std::size_t>(expert)], 240.0);
+    EXPECT_NEAR(feedback.expert_loss[static_cast<std::size_t>(expert)], loss / 240.0, 1e-5);
+    EXPECT_NEAR(feedback.expert_accuracy[static_cast<std::size_t>(expert)], correct / 240.0, 1e-5);
+  }
+}
+
+TEST_F(DeepTrainerTest, FeedbackCountsTheTokensOfEachLayer) {
+  for (const bool text : {false, true}) {
+    text ? UseTransformer() : UseCnn();
+    task_.training.epochs = 2;
+    const TrainingFeedback feedback =
+        Train(*TrainerOf(text ? MakeRandomText(20, 5) : MakeImages(40, 5))).feedback;
+    const Status status = ValidateFeedback(feedback, spec_, task_.experts);
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    ASSERT_EQ(feedback.tokens.size(), 8U);
+    ASSERT_EQ(feedback.affinity.size(), 8U);
+    const double tokens =
+        2.0 * (text ? 20 : 40) * 2 * static_cast<double>(spec_.tokens_per_example);
+    for (const int layer : {0, 1}) {
+      EXPECT_EQ(LayerSum(feedback.tokens, layer), tokens);
+      EXPECT_NEAR(LayerSum(feedback.affinity, layer), 1.0, 1e-6);
+    }
+    EXPECT_EQ(feedback.examples, text ? 20 : 40);
+  }
+}
+
+TEST_F(DeepTrainerTest, AffinityLeavesOutZeroComputationExperts) {
+  ModelOptions options = SmallTransformer();
+  options.zero_experts = options.copy_experts = options.constant_experts = 2;
+  UseModel(options);
+  const TrainingFeedback feedback = Train(*TrainerOf(MakeRandomText(20, 6))).feedback;
+  EXPECT_TRUE(ValidateFeedback(feedback, spec_, task_.experts).ok());
+  for (const int layer : {0, 1}) {
+    EXPECT_NEAR(LayerSum(feedback.affinity, layer), 1.0, 1e-6);
+    // Some tokens went to experts that need no computation, and are nobody's.
+    EXPECT_LT(LayerSum(feedback.tokens, layer), 20.0 * 8 * 2);
+  }
+}
+
+TEST_F(DeepTrainerTest, AClientWithoutExpertsInALayerTrains) {
+  for (const int free : {0, 1}) {
+    ModelOptions options = SmallTransformer();
+    options.copy_experts = free;
+    UseModel(options);
+    task_.experts = {1, 2};  // of the first layer alone
+    const TrainResult result = Train(*TrainerOf(MakeRandomText(20, 7)));
+    EXPECT_TRUE(ValidateFeedback(result.feedback, spec_, task_.experts).ok());
+    EXPECT_EQ(LayerSum(result.feedback.tokens, 1), 0.0);
+    EXPECT_NEAR(LayerSum(result.feedback.affinity, 1), 1.0, 1e-6);
+    EXPECT_THAT(DeltaOf(result, "blocks.0.gate.weight"), ::testing::Contains(::testing::Ne(0.0F)));
+    // Its gate there learns nothing: no mass is drawn from the experts of others.
+    EXPECT_THAT(DeltaOf(result, "blocks.1.gate.weight"), Each(0.0F)) << free;
+    EXPECT_THAT(DeltaOf(result, "blocks.1.attention.output.weight"),
+                ::testing::Contains(::testing::Ne(0.0F)));
+  }
+}
+
+TEST_F(DeepTrainerTest, ADenseModelTrainsWithoutExperts) {
+  for (const bool text : {false, true}) {
+    ModelOptions options = text ? SmallTransformer() : SmallCnn();
+    options.moe_layers = 0;
+    UseModel(options);
+    task_.experts = {};
+    const TrainResult result = Train(*TrainerOf(text ? MakeRandomText(20, 8) : MakeImages(20, 8)));
+    EXPECT_TRUE(ValidateFeedback(result.feedback, spec_, {}).ok());
+    EXPECT_TRUE(result.feedback.affinity.empty());
+    EXPECT_EQ(result.blocks.size(), spec_.blocks.size());
+    for (const BlockDelta& block : result.blocks) {
+      EXPECT_THAT(block.delta, ::testing::Contains(::testing::Ne(0.0F)));
+    }
+  }
+}
+
+TEST_F(DeepTrainerTest, TheSelectionBiasIsSentAndMovesByItsRate) {
+  ModelOptions options = SmallTransformer();
+  options.selection_bias = true;
+  options.top_k = 1;
+  UseModel(options);
+  task_.experts = {0, 3, 5, 6};
+  task_.training.batch_size = 1000;  // one step
+  task_.training.selection_bias_rate = 0.25;
+  const TrainResult result = Train(*TrainerOf(MakeRandomText(21, 9)));
+  for (const int layer : {0, 1}) {
+    const std::string name = "blocks." + std::to_string(layer) + ".gate.bias";
+    const std::vector<float> delta = DeltaOf(result, name);
+    ASSERT_EQ(delta.size(), 4U) << name;
+    for (int e = 0; e < 4; ++e) {
+      const int expert = 4 * layer + e;
+      const bool held = std::count(task_.experts.begin(), task_.experts.end(), expert) > 0;
+      const double tokens = result.feedback.tokens[static_cast<std::size_t>(expert)];
+      const float expected = !held || tokens == 84.0 ? 0.0F : tokens > 84.0 ? -0.25F : 0.25F;
+      EXPECT_EQ(delta[static_cast<std::size_t>(e)], expected) << name << " " << e;
+    }
+  }
+}
+
+TEST_F(DeepTrainerTest, DataOfTheWrongKindIsNamed) {
+  UseTransformer();
+  EXPECT_EQ(LocalTrainer(LocalData{MakeImages(4, 1), {}}).Prepare(spec_, kSeed),
+            InvalidArgument("data 'panes' is not text, model.preset moe_transformer takes text"));
+  ModelOptions options = SmallTransformer();
+  options.inputs = 16;
+  UseModel(options);
+  EXPECT_EQ(
+      LocalTrainer(MakeText(4)).Prepare(spec_, kSeed),
+      InvalidArgument("data 'verses' has 8 features and 5 classes, the model takes 16 and 5"));
+  UseCnn();
+  EXPECT_EQ(LocalTrainer(LocalData{MakeText(4), {}}).Prepare(spec_, kSeed),
+            InvalidArgument("data 'verses' is text, model.preset moe_cnn takes images or tables"));
+}
+
+TEST_F(DeepTrainerTest, AnAugmentationThatTheDataCannotTakeEndsTheTask) {
+  UseTransformer();
+  task_.training.random_flip = true;
+  auto trainer = TrainerOf(MakeText(4));
+  EXPECT_EQ(trainer->Train(task_, Shards(), {}, {}).status(),
+            InvalidArgument(
+                "verses: random_flip and random_crop need images of channels x height x width"));
+}
+
+}  // namespace
+}  // namespace fedmoe
