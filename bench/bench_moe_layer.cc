@@ -3,9 +3,13 @@
 // each shape; the last line is one JSON object.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -311,6 +315,7 @@ Figures MeasureShape(const BenchShape& shape, int threads, int repetitions) {
     fmt::print("  {:34} {:8.3f} ms {:8.1f} GFLOP/s\n", variant.name, variant.Median() * 1e3,
                bench.Flops() / variant.Median() * 1e-9);
   }
+  std::fflush(stdout);
   const double ours = variants[0].Median();
   return {.fraction = std::min(variants[1].Median(), variants[2].Median()) / ours,
           .speedup = std::min(variants[3].Median(), variants[4].Median()) / ours};
@@ -358,7 +363,8 @@ int Main(int argc, char** argv) {
 
   const BenchShape a{.name = "shape A", .tokens = 2048, .width = 256, .hidden = 512, .experts = 16};
   const BenchShape b{.name = "shape B", .tokens = 512, .width = 128, .hidden = 256, .experts = 32};
-  fmt::print("the layer's products: {}; libtorch's BLAS: {}\n", GemmLibrary(), LibraryOf("sgemm_"));
+  fmt::print("the layer's products: {}; libtorch's BLAS: {}\n",
+             GemmIsOurs() ? "our own AVX2 kernel" : GemmLibrary(), LibraryOf("sgemm_"));
   nlohmann::ordered_json report;
   for (const int team : {threads, 1}) {
     const std::string suffix = team == threads ? "" : "_1_thread";
