@@ -1,0 +1,2 @@
+// A library needs a source.
+#include "test_header.h"
