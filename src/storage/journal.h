@@ -29,8 +29,8 @@ class Journal {
   static Result<std::unique_ptr<Journal>> Open(const std::string& path);
   ~Journal();
 
-  // Facts of the run: "config", "spec_digest", "run_id", "version" of the build, "upcycle_digest" of
-  // the dense checkpoint that it began from.
+  // Facts of the run: "config", "spec_digest", "run_id", "version" of the build, "upcycle_digest"
+  // of the dense checkpoint that it began from.
   Status SetFact(const std::string& key, const std::string& value);
   Result<std::optional<std::string>> Fact(const std::string& key) const;
 
