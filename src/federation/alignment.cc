@@ -237,6 +237,8 @@ const char* AssignmentReasonName(AssignmentReason reason) {
       return "load";
     case AssignmentReason::kFull:
       return "full";
+    case AssignmentReason::kExplored:
+      return "explored";
   }
   return "unknown";
 }

@@ -38,6 +38,7 @@ enum class AssignmentReason {
   kRotation,  // round robin
   kLoad,      // least loaded
   kFull,
+  kExplored,  // among the client's k_c best only thanks to the exploration bonus
 };
 const char* AssignmentReasonName(AssignmentReason reason);  // "fitness", "balance", ...
 

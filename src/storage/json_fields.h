@@ -20,7 +20,8 @@ template <>
 inline constexpr int kLastEnumerator<AlignmentStrategy> =
     static_cast<int>(AlignmentStrategy::kBalanced);
 template <>
-inline constexpr int kLastEnumerator<AssignmentReason> = static_cast<int>(AssignmentReason::kFull);
+inline constexpr int kLastEnumerator<AssignmentReason> =
+    static_cast<int>(AssignmentReason::kExplored);
 template <>
 inline constexpr int kLastEnumerator<TaskKind> = static_cast<int>(TaskKind::kEvaluate);
 template <>

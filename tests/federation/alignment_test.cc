@@ -180,6 +180,7 @@ TEST(AssignmentReasons, HaveNames) {
   EXPECT_STREQ(AssignmentReasonName(AssignmentReason::kRotation), "rotation");
   EXPECT_STREQ(AssignmentReasonName(AssignmentReason::kLoad), "load");
   EXPECT_STREQ(AssignmentReasonName(AssignmentReason::kFull), "full");
+  EXPECT_STREQ(AssignmentReasonName(AssignmentReason::kExplored), "explored");
 }
 
 TEST(Balanced, SaysWhichPairsTheBoundsMoved) {
