@@ -162,7 +162,7 @@ void AddServer(const SchemaSection& section, ServerOptions& server) {
   section.Integer("worker_threads", server.worker_threads, {1, kMaxThreads});
 }
 
-// Binds every key; the keys of `fleet` are written only if there is one.
+// Binds every key; the keys of `fleet` and `simulation` are written only if there is a fleet.
 Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   Schema schema;
   const SchemaSection root = schema.Root();
@@ -184,7 +184,10 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   const SchemaSection log = root.In("log");
   AddLogLevel(log, config.log_level);
   log.Boolean("live_table", config.live_table);
-  if (fleet != nullptr) AddFleetKeys(root.In("fleet"), *fleet);
+  if (fleet != nullptr) {
+    AddFleetKeys(root.In("fleet"), *fleet);
+    AddSimulationKeys(root.In("simulation"), config.simulation);
+  }
 
   for (const char* key : {"fleet.data.client_index", "fleet.data.partition.clients"}) {
     schema.Hint(key, "the fleet sets it for each client");
@@ -284,6 +287,7 @@ Result<CoordinatorConfig> LoadCoordinatorConfig(const ConfigSource& source) {
   ReadKeys keys = CoordinatorSchema(config, &fleet).Read(document);
   const bool has_fleet = keys.HasSection("fleet");
   CheckRun(config, keys);
+  CheckSimulation(config.simulation, config.run.deterministic, keys);
   ResolveModel(config.model, has_fleet ? &fleet : nullptr, keys);
   if (has_fleet) CheckFleet(config, fleet, keys);
   FEDMOE_RETURN_IF_ERROR(JoinErrors(std::move(keys.errors)));

@@ -8,6 +8,7 @@
 #include "common/result.h"
 #include "config/client_config.h"
 #include "config/config_source.h"
+#include "config/simulation_config.h"
 #include "federation/round_machine.h"
 #include "federation/upcycle_options.h"
 #include "moe/model_options.h"
@@ -40,6 +41,7 @@ struct CoordinatorConfig {
   // The local fleet, resolved to one configuration a client, trainers first, then evaluators. Empty
   // without a `fleet` section.
   std::vector<ClientConfig> fleet;
+  SimulationOptions simulation;  // of that fleet; for fedmoe-simulate alone
 };
 
 // Reads, checks and resolves. All errors at once, one a line, in file order, then by --set order:

@@ -28,7 +28,8 @@ TEST(ResumeConflictsTest, WhatDoesNotTouchTheResultMayChange) {
   EXPECT_THAT(
       ResumeConflicts(Resolved({}), Resolved({"server.address=0.0.0.0:1", "server.worker_threads=8",
                                               "log.level=debug", "log.live_table=false",
-                                              "storage.directory=elsewhere", "run.rounds=99"})),
+                                              "storage.directory=elsewhere", "run.rounds=99",
+                                              "simulation.dropout=0.5"})),
       IsEmpty());
 }
 
