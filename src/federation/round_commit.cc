@@ -64,7 +64,10 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
   for (const auto& [id, task] : state.tasks) {
     if (task.status != TaskStatus::kAccepted) continue;
     const TrainingFeedback& feedback = task.feedback;
-    UpdateFitness(state.fitness, task.assignment.client, feedback, options.fitness);
+    UpdateFitness(
+        state.fitness, task.assignment.client,
+        {.feedback = feedback, .experts = task.assignment.experts, .round = task.assignment.round},
+        options.fitness);
     for (const ExpertIndex expert : task.assignment.experts) {
       const auto e = static_cast<std::size_t>(expert);
       if (feedback.tokens[e] <= 0.0) continue;

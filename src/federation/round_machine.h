@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "federation/alignment_score.h"
 #include "federation/round_events.h"
 #include "federation/round_state.h"
 
@@ -48,6 +49,7 @@ struct RunOptions {
   ParticipationOptions participation;
   AlignmentOptions alignment;
   FitnessOptions fitness;
+  ScoreOptions score;
   TrainingOptions training;
   AggregationOptions aggregation;
   EvaluationOptions evaluation;

@@ -36,9 +36,13 @@ const char* AbortReasonName(AbortReason reason);
 
 struct ClientReport {
   ClientId client;
-  CapacityProfile profile;      // as the decision used it
-  CapacityDecision capacity;    // at dispatch
-  std::vector<double> fitness;  // by expert, as the plan used it
+  CapacityProfile profile;    // as the decision used it
+  CapacityDecision capacity;  // at dispatch
+  // By expert, as the plan used it: it maximises fitness + bonus - movement.
+  std::vector<double> fitness;
+  std::vector<double> bonus;      // of exploration; empty without
+  std::vector<double> movement;   // cost; empty without
+  std::vector<ExpertIndex> held;  // of its last committed round, when the plan was made
   std::vector<ExpertIndex> experts;
   // "accepted", "lost", "expired", or a RejectReason's name.
   std::string outcome;

@@ -121,8 +121,29 @@ std::vector<ClientId> DrawCohort(const RoundState& state, std::vector<ClientId> 
   return trainers;
 }
 
+// What a plan for the cohort is scored by.
+ScoreMatrix ScoreCohort(const RoundState& state, const std::vector<ClientId>& cohort,
+                        const RunOptions& options) {
+  ScoreProblem problem;
+  problem.deadline_ms = options.participation.deadline_ms;
+  problem.round = state.version + 1;
+  for (ExpertIndex expert = 0; expert < options.spec.experts; ++expert) {
+    problem.expert_bytes.push_back(
+        static_cast<double>(options.spec.ShardBytes(ShardOfExpert(expert))));
+  }
+  for (const ClientId& id : cohort) {
+    const ClientRecord& client = state.clients.at(id);
+    problem.clients.push_back(ScoreClient{.client = id,
+                                          .held = client.experts,
+                                          .down_bytes_per_s = client.profile.down_bytes_per_s,
+                                          .round_s = client.capacity.round_s});
+  }
+  return BuildScore(state.fitness, problem, options.fitness, options.score);
+}
+
 Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<ClientId>& cohort,
-                                  const RunOptions& options, AlignmentMemory& memory) {
+                                  const ScoreMatrix& score, const RunOptions& options,
+                                  AlignmentMemory& memory) {
   AlignmentPlan dense;
   dense.strategy = options.alignment.strategy;
   if (options.spec.experts == 0) return dense;
@@ -131,16 +152,23 @@ Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<Cli
   for (const ClientId& client : cohort) {
     problem.capacity.push_back(state.clients.at(client).capacity.experts);
   }
-  problem.fitness = state.fitness.Matrix(cohort);
+  problem.fitness = score.Total();
   problem.load = state.load;
   problem.layers = options.spec.layers;
   problem.seed = options.seed;
   problem.round = state.version + 1;
-  return Align(problem, options.alignment, memory);
+  FEDMOE_ASSIGN_OR_RETURN(AlignmentPlan plan, Align(problem, options.alignment, memory));
+  ExplainPlan(score, problem.layers, plan);
+  return plan;
 }
 
 // What the plan was made with, by cohort, for the report.
-std::vector<ClientReport> TellSelection(const RoundState& state) {
+std::vector<ClientReport> TellSelection(const RoundState& state, const ScoreMatrix& score) {
+  const auto row_of = [](const Eigen::MatrixXd& part, std::size_t row) {
+    if (part.size() == 0) return std::vector<double>{};
+    const auto values = part.row(static_cast<Eigen::Index>(row));
+    return std::vector<double>(values.begin(), values.end());
+  };
   std::vector<ClientReport> selected;
   for (std::size_t i = 0; i < state.cohort.size(); ++i) {
     const ClientRecord& client = state.clients.at(state.cohort[i]);
@@ -148,9 +176,10 @@ std::vector<ClientReport> TellSelection(const RoundState& state) {
     report.client = client.client;
     report.profile = client.profile;
     report.capacity = client.capacity;
-    for (ExpertIndex expert = 0; expert < state.fitness.experts; ++expert) {
-      report.fitness.push_back(state.fitness.At(client.client, expert));
-    }
+    report.fitness = row_of(score.fitness, i);
+    report.bonus = row_of(score.bonus, i);
+    report.movement = row_of(score.movement, i);
+    report.held = client.experts;
     report.experts = state.plan.ExpertsOf(static_cast<int>(i));
   }
   return selected;
@@ -291,7 +320,8 @@ bool StartRound(Stepping& step) {
   if (cohort.empty()) return false;
   step.changed = true;
   AlignmentMemory memory = state.alignment_memory;
-  Result<AlignmentPlan> plan = AlignCohort(state, cohort, step.options, memory);
+  const ScoreMatrix score = ScoreCohort(state, cohort, step.options);
+  Result<AlignmentPlan> plan = AlignCohort(state, cohort, score, step.options, memory);
   if (!plan.ok()) {
     FinishRun(step, RunStatus::kFailed,
               "alignment of round " + std::to_string(state.version + 1) +
@@ -305,7 +335,7 @@ bool StartRound(Stepping& step) {
   state.cohort = std::move(cohort);
   state.plan = std::move(plan).value();
   state.connected_trainers = connected_trainers;
-  state.selected = TellSelection(state);
+  state.selected = TellSelection(state, score);
   state.next_alignment_memory = std::move(memory);
   std::vector<TaskAssignment> tasks = MakeTasks(state, step.options);
   for (const TaskAssignment& task : tasks) {

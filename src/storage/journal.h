@@ -13,7 +13,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 2;
+inline constexpr int kJournalSchemaVersion = 3;
 
 struct RecoveredRun {
   RoundState snapshot;

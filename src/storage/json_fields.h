@@ -56,15 +56,15 @@ FEDMOE_JSON_FIELDS(Verdict, reason, detail)
 FEDMOE_JSON_FIELDS(ExpertLoad, assignments, round_assignments, tokens, round_tokens, average_tokens,
                    deficit)
 FEDMOE_JSON_FIELDS(LoadBounds, target, lower, upper)
-FEDMOE_JSON_FIELDS(FitnessTable::Row, value, second, seen, second_seen)
+FEDMOE_JSON_FIELDS(FitnessTable::Row, value, second, seen, second_seen, context, tried, trials)
 FEDMOE_JSON_FIELDS(FitnessTable, experts, layers, rows)
 FEDMOE_JSON_FIELDS(Assignment, client, expert, fitness, reason)
 FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, cv, floor_cv, coverage,
                    bounds, relaxed)
 FEDMOE_JSON_FIELDS(AlignmentMemory, pinned)
 
-FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, experts, outcome, examples,
-                   train_loss, train_s)
+FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, bonus, movement, held, experts,
+                   outcome, examples, train_loss, train_s)
 FEDMOE_JSON_FIELDS(Metric, value, reason)
 FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, seconds,
                    connected_trainers, clients_per_round, min_clients, quorum, sat_out, clients,

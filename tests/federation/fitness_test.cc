@@ -18,6 +18,16 @@ TrainingFeedback Feedback(std::vector<double> affinity, std::vector<double> toke
   return feedback;
 }
 
+// One round later than the last, with the experts that had tokens.
+void Update(FitnessTable& table, const ClientId& client, const TrainingFeedback& feedback,
+            const FitnessOptions& options) {
+  std::vector<ExpertIndex> experts;
+  for (std::size_t e = 0; e < feedback.tokens.size(); ++e) {
+    if (feedback.tokens[e] > 0.0) experts.push_back(static_cast<ExpertIndex>(e));
+  }
+  UpdateFitness(table, client, {.feedback = feedback, .experts = experts, .round = 1}, options);
+}
+
 FitnessTable Table(int experts) {
   FitnessTable table;
   table.experts = experts;
@@ -33,7 +43,7 @@ TEST(FitnessTable, ReadsNeutralBeforeAnyFeedback) {
 
 TEST(FitnessTable, GivesRowsInTheOrderAsked) {
   FitnessTable table = Table(2);
-  UpdateFitness(table, "b", Feedback({0.75, 0.25}, {0, 0}, {0, 0}, {0, 0}), {});
+  Update(table, "b", Feedback({0.75, 0.25}, {0, 0}, {0, 0}, {0, 0}), {});
   const std::vector<ClientId> clients{"c", "b"};
   const Eigen::MatrixXd matrix = table.Matrix(clients);
   EXPECT_EQ(matrix(0, 0), 0.5);
@@ -44,11 +54,11 @@ TEST(FitnessTable, GivesRowsInTheOrderAsked) {
 TEST(UpdateFitness, TakesAffinityForEveryExpertHeldOrNot) {
   FitnessTable table = Table(3);
   const FitnessOptions options{.signal = FitnessSignal::kAffinity, .beta = 0.25};
-  UpdateFitness(table, "a", Feedback({0.5, 0.25, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
+  Update(table, "a", Feedback({0.5, 0.25, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
   // The first signal replaces the neutral third.
   EXPECT_EQ(table.At("a", 0), 0.5);
   EXPECT_EQ(table.At("a", 1), 0.25);
-  UpdateFitness(table, "a", Feedback({0.0, 0.75, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
+  Update(table, "a", Feedback({0.0, 0.75, 0.25}, {9, 0, 0}, {0, 0, 0}, {0, 0, 0}), options);
   EXPECT_EQ(table.At("a", 0), 0.375);  // 0.75 * 0.5 + 0.25 * 0
   EXPECT_EQ(table.At("a", 1), 0.375);  // 0.75 * 0.25 + 0.25 * 0.75
   EXPECT_EQ(table.At("a", 2), 0.25);
@@ -57,7 +67,7 @@ TEST(UpdateFitness, TakesAffinityForEveryExpertHeldOrNot) {
 
 TEST(UpdateFitness, WithoutAffinityLeavesTheRow) {
   FitnessTable table = Table(2);
-  UpdateFitness(table, "a", Feedback({}, {5, 5}, {1, 1}, {1, 1}), {});
+  Update(table, "a", Feedback({}, {5, 5}, {1, 1}, {1, 1}), {});
   EXPECT_EQ(table.rows.count("a"), 1U);
   EXPECT_EQ(table.At("a", 0), 0.5);
 }
@@ -65,10 +75,10 @@ TEST(UpdateFitness, WithoutAffinityLeavesTheRow) {
 TEST(UpdateFitness, TakesTheExponentialOfTheLossForTrainedExpertsOnly) {
   FitnessTable table = Table(2);
   const FitnessOptions options{.signal = FitnessSignal::kLoss, .beta = 0.5, .alpha = 2.0};
-  UpdateFitness(table, "a", Feedback({0.9, 0.1}, {0, 8}, {0.0, 0.5}, {0, 0}), options);
+  Update(table, "a", Feedback({0.9, 0.1}, {0, 8}, {0.0, 0.5}, {0, 0}), options);
   EXPECT_EQ(table.At("a", 0), 0.5) << "not trained: neutral still";
   EXPECT_DOUBLE_EQ(table.At("a", 1), std::exp(-1.0));
-  UpdateFitness(table, "a", Feedback({0.9, 0.1}, {8, 8}, {0.0, 1.0}, {0, 0}), options);
+  Update(table, "a", Feedback({0.9, 0.1}, {8, 8}, {0.0, 1.0}, {0, 0}), options);
   EXPECT_EQ(table.At("a", 0), 1.0) << "its first signal";
   EXPECT_DOUBLE_EQ(table.At("a", 1), 0.5 * std::exp(-1.0) + 0.5 * std::exp(-2.0));
   EXPECT_EQ(table.rows.at("a").seen, (std::vector<int>{1, 2}));
@@ -77,8 +87,8 @@ TEST(UpdateFitness, TakesTheExponentialOfTheLossForTrainedExpertsOnly) {
 TEST(UpdateFitness, TakesAccuracyForTrainedExpertsOnly) {
   FitnessTable table = Table(2);
   const FitnessOptions options{.signal = FitnessSignal::kAccuracy, .beta = 0.25};
-  UpdateFitness(table, "a", Feedback({}, {4, 0}, {0, 0}, {0.5, 0.9}), options);
-  UpdateFitness(table, "a", Feedback({}, {4, 0}, {0, 0}, {1.0, 0.9}), options);
+  Update(table, "a", Feedback({}, {4, 0}, {0, 0}, {0.5, 0.9}), options);
+  Update(table, "a", Feedback({}, {4, 0}, {0, 0}, {1.0, 0.9}), options);
   EXPECT_EQ(table.At("a", 0), 0.625);  // 0.75 * 0.5 + 0.25 * 1
   EXPECT_EQ(table.At("a", 1), 0.5);
 }
@@ -86,10 +96,10 @@ TEST(UpdateFitness, TakesAccuracyForTrainedExpertsOnly) {
 TEST(UpdateFitness, SumsTwoAveragesThatFreshenApart) {
   FitnessTable table = Table(2);
   const FitnessOptions options{.signal = FitnessSignal::kSum, .beta = 0.5, .alpha = 1.0};
-  UpdateFitness(table, "a", Feedback({0.75, 0.25}, {0, 6}, {0.0, std::log(4.0)}, {0, 0}), options);
+  Update(table, "a", Feedback({0.75, 0.25}, {0, 6}, {0.0, std::log(4.0)}, {0, 0}), options);
   EXPECT_EQ(table.At("a", 0), 0.75 + 0.5) << "affinity, and the neutral half for the loss";
   EXPECT_DOUBLE_EQ(table.At("a", 1), 0.25 + 0.25);
-  UpdateFitness(table, "a", Feedback({}, {0, 6}, {0.0, std::log(2.0)}, {0, 0}), options);
+  Update(table, "a", Feedback({}, {0, 6}, {0.0, std::log(2.0)}, {0, 0}), options);
   EXPECT_EQ(table.At("a", 0), 1.25);
   EXPECT_DOUBLE_EQ(table.At("a", 1), 0.25 + 0.375);
   EXPECT_EQ(table.rows.at("a").seen, (std::vector<int>{1, 1}));
@@ -98,8 +108,8 @@ TEST(UpdateFitness, SumsTwoAveragesThatFreshenApart) {
 
 TEST(ClientExpertInformation, IsTheLogOfTheNumberOfGroupsForTrueDomains) {
   FitnessTable table = Table(2);
-  UpdateFitness(table, "a", Feedback({1.0, 0.0}, {0, 0}, {0, 0}, {0, 0}), {});
-  UpdateFitness(table, "b", Feedback({0.0, 1.0}, {0, 0}, {0, 0}, {0, 0}), {});
+  Update(table, "a", Feedback({1.0, 0.0}, {0, 0}, {0, 0}, {0, 0}), {});
+  Update(table, "b", Feedback({0.0, 1.0}, {0, 0}, {0, 0}, {0, 0}), {});
   EXPECT_DOUBLE_EQ(ClientExpertInformation(table), std::log(2.0));
 }
 
@@ -107,8 +117,7 @@ TEST(ClientExpertInformation, IsZeroWhereAllClientsAreAlike) {
   FitnessTable table = Table(4);
   EXPECT_EQ(ClientExpertInformation(table), 0.0) << "empty";
   for (const char* client : {"a", "b", "c"}) {
-    UpdateFitness(table, client, Feedback({0.5, 0.25, 0.25, 0.0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {}),
-                  {});
+    Update(table, client, Feedback({0.5, 0.25, 0.25, 0.0}, {0, 0, 0, 0}, {0, 0, 0, 0}, {}), {});
   }
   EXPECT_NEAR(ClientExpertInformation(table), 0.0, 1e-15);
 }
@@ -118,8 +127,8 @@ TEST(ClientExpertInformation, TakesRowsAsSharesWhateverTheirSum) {
   const double expected = 0.75 * std::log(1.5) + 0.25 * std::log(0.5);
   FitnessTable table = Table(2);
   const FitnessOptions accuracy{.signal = FitnessSignal::kAccuracy};
-  UpdateFitness(table, "a", Feedback({}, {1, 1}, {0, 0}, {0.75, 0.25}), accuracy);
-  UpdateFitness(table, "b", Feedback({}, {1, 1}, {0, 0}, {0.125, 0.375}), accuracy);
+  Update(table, "a", Feedback({}, {1, 1}, {0, 0}, {0.75, 0.25}), accuracy);
+  Update(table, "b", Feedback({}, {1, 1}, {0, 0}, {0.125, 0.375}), accuracy);
   EXPECT_DOUBLE_EQ(ClientExpertInformation(table), expected);
 }
 
@@ -127,8 +136,8 @@ TEST(FitnessTable, IsNeutralWithinEachLayer) {
   FitnessTable table = Table(6);
   table.layers = 3;
   EXPECT_EQ(table.At("a", 4), 0.5) << "one of two experts of its layer";
-  UpdateFitness(table, "a", Feedback({}, {0, 0, 0, 0, 0, 1}, {0, 0, 0, 0, 0, 0}, {}),
-                {.signal = FitnessSignal::kLoss});
+  Update(table, "a", Feedback({}, {0, 0, 0, 0, 0, 1}, {0, 0, 0, 0, 0, 0}, {}),
+         {.signal = FitnessSignal::kLoss});
   EXPECT_EQ(table.At("a", 0), 0.5);
   EXPECT_EQ(table.At("a", 5), 1.0);
 }
@@ -137,7 +146,7 @@ TEST(ClientExpertInformation, IsTheMeanOfTheLayers) {
   FitnessTable table = Table(4);
   table.layers = 2;
   const auto tell = [&](const char* client, std::vector<double> affinity) {
-    UpdateFitness(table, client, Feedback(std::move(affinity), {0, 0, 0, 0}, {0, 0, 0, 0}, {}), {});
+    Update(table, client, Feedback(std::move(affinity), {0, 0, 0, 0}, {0, 0, 0, 0}, {}), {});
   };
   // The first layer tells the clients apart, the second does not.
   tell("a", {1.0, 0.0, 0.5, 0.5});

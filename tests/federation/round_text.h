@@ -184,9 +184,10 @@ inline std::string Dump(const std::vector<ClientReport>& clients) {
     text += client.client + " k=" + std::to_string(client.capacity.experts) + "," +
             std::to_string(client.profile.max_experts) +
             " down=" + Exact(client.profile.down_bytes_per_s) +
-            " fitness=" + ListText(client.fitness) + " experts=" + ListText(client.experts) + " " +
-            client.outcome + "," + std::to_string(client.examples) + "," +
-            Exact(client.train_loss) + "\n";
+            " fitness=" + ListText(client.fitness) + " bonus=" + ListText(client.bonus) +
+            " movement=" + ListText(client.movement) + " held=" + ListText(client.held) +
+            " experts=" + ListText(client.experts) + " " + client.outcome + "," +
+            std::to_string(client.examples) + "," + Exact(client.train_loss) + "\n";
   }
   return text;
 }
@@ -224,7 +225,8 @@ inline std::string Dump(const FitnessTable& table) {
   std::string text;
   for (const auto& [client, row] : table.rows) {
     text += client + ListText(row.value) + ListText(row.second) + ListText(row.seen) +
-            ListText(row.second_seen) + "\n";
+            ListText(row.second_seen) + ListText(row.context) + ListText(row.tried) +
+            ListText(row.trials) + "\n";
   }
   return text;
 }

@@ -28,6 +28,8 @@ RoundReport SmallReport() {
   client.capacity = {
       .experts = 2, .reason = CapacityReason::kMemory, .memory_bytes = 1e6, .round_s = 0.25};
   client.fitness = {0.75, 0.25};
+  client.bonus = {0.5, 0.0};
+  client.held = {1};
   client.experts = {0, 1};
   client.outcome = "accepted";
   client.examples = 64;
@@ -70,7 +72,7 @@ TEST(ReportJson, IsOneLineWithTheDocumentedKeysInOrder) {
       R"("down_bytes_per_s":5000000.0,"up_bytes_per_s":2500000.0,"examples":64,)"
       R"("max_experts":3},"experts_capacity":2,)"
       R"("capacity_reason":"memory","memory_bytes":1000000.0,"predicted_round_s":0.25,)"
-      R"("fitness":[0.75,0.25],"experts":[0,1],"outcome":"accepted","examples":64,"train_loss":0.5,"train_s":0.75}],)"
+      R"("fitness":[0.75,0.25],"bonus":[0.5,0.0],"movement":[],"held":[1],"experts":[0,1],"outcome":"accepted","examples":64,"train_loss":0.5,"train_s":0.75}],)"
       R"("accepted":1,"rejected":{"stale_round":2},"cells":["complete","open","unassigned"],)"
       R"("train_loss":0.5,"load":{"round_assignments":[1,1],"round_tokens":[32.0,32.5],)"
       R"("assignments":[3,4],"tokens":[100.0,200.0],"average_tokens":[30.0,60.0],)"
