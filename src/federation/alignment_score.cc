@@ -158,7 +158,6 @@ ScoreMatrix BuildScore(const FitnessTable& table, const ScoreProblem& problem,
     prediction = PredictFitness(table, clients, fitness.signal);
     Blend(table, problem, fitness, prediction, score.fitness);
   }
-  LimitSpreads(score.fitness, table.layers, fitness);
   if (exploration.strategy != ExplorationStrategy::kNone && exploration.bonus > 0.0) {
     score.bonus = BonusOf(table, problem, fitness.trial_discount, exploration, prediction);
   }

@@ -79,8 +79,8 @@ struct ScoreMatrix {
 //             and 0 for experts that the client holds
 //
 // The bonus depends on nothing that a client claims but, under contextual, on its affinity; the
-// cost of movement is at most w whatever link is claimed. Fitness is as FitnessOf and LimitSpreads
-// have it, the latter last. Deterministic.
+// cost of movement is at most w whatever link is claimed. Fitness is as FitnessOf has it.
+// Deterministic.
 ScoreMatrix BuildScore(const FitnessTable& table, const ScoreProblem& problem,
                        const FitnessOptions& fitness, const ScoreOptions& options);
 

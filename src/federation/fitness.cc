@@ -6,9 +6,6 @@
 namespace fedmoe {
 namespace {
 
-// A spread below this is rounding, not preference.
-constexpr double kLeastSpread = 1e-9;
-
 // F <- (1 - beta) F + beta s, but the first signal of a pair replaces the neutral value.
 void Average(double& value, int& seen, double signal, double beta) {
   value = seen == 0 ? signal : (1.0 - beta) * value + beta * signal;
@@ -133,28 +130,6 @@ void FillUnseen(const FitnessTable& table, const std::vector<int>& seen, Eigen::
   }
 }
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2.0;
-}
-
-// One layer's columns.
-void LimitLayer(Eigen::Ref<Eigen::MatrixXd> fitness, double limit) {
-  const Eigen::VectorXd spreads = fitness.rowwise().maxCoeff() - fitness.rowwise().minCoeff();
-  std::vector<double> positive;
-  for (const double spread : spreads) {
-    if (spread > kLeastSpread) positive.push_back(spread);
-  }
-  if (positive.empty()) return;
-  const double most = limit * Median(std::move(positive));
-  for (Eigen::Index c = 0; c < fitness.rows(); ++c) {
-    if (spreads[c] <= most) continue;
-    const double mean = fitness.row(c).mean();
-    fitness.row(c).array() = mean + (fitness.row(c).array() - mean) * (most / spreads[c]);
-  }
-}
-
 }  // namespace
 
 double FitnessTable::At(const ClientId& client, ExpertIndex expert) const {
@@ -239,15 +214,6 @@ Eigen::MatrixXd FitnessOf(const FitnessTable& table, std::span<const ClientId> c
     }
   }
   return fitness;
-}
-
-void LimitSpreads(Eigen::MatrixXd& fitness, int layers, const FitnessOptions& options) {
-  if (options.claims == FitnessClaims::kRaw || options.spread_limit <= 0.0) return;
-  if (fitness.size() == 0) return;
-  const Eigen::Index experts = fitness.cols() / layers;
-  for (Eigen::Index layer = 0; layer < layers; ++layer) {
-    LimitLayer(fitness.middleCols(layer * experts, experts), options.spread_limit);
-  }
 }
 
 double ClientExpertInformation(const FitnessTable& table) {

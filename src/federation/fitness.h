@@ -23,7 +23,7 @@ enum class FitnessSignal {
 // What alignment makes of the table, whose signals are claims of clients.
 enum class FitnessClaims {
   kRaw,      // "raw": the table as it is; pairs without a signal are neutral (FLEX-MoE)
-  kBounded,  // "bounded": see FitnessParts and LimitSpreads
+  kBounded,  // "bounded": see FitnessParts
 };
 
 struct FitnessOptions {
@@ -32,8 +32,6 @@ struct FitnessOptions {
   double alpha = 1.0;           // loss: temperature, above 0
   double trial_discount = 1.0;  // what a trial still counts for a round later; (0, 1]
   FitnessClaims claims = FitnessClaims::kBounded;
-  double spread_limit = 2.0;  // bounded: the greatest spread of a row, in medians of the cohort's;
-                              // 0 for no limit
 };
 
 // F[c, e]. Rows exist for clients that have ever reported; others read as the neutral value.
@@ -80,7 +78,8 @@ void UpdateFitness(FitnessTable& table, const ClientId& client, const MergedTrai
 // has no such part. Under kRaw as it is in the table. Under kBounded, layer by layer:
 //   - affinity is divided by the layer's sum: a claim on one expert is paid for with the others;
 //   - loss and accuracy of an expert that the client has not trained read as the mean of those that
-//     it has: who claims the best of all that it gets has no preference at all.
+//     it has: who claims the best of all that it gets has no preference at all, and a constant
+//     added to a row does not change a plan in which each client gets its k_c experts.
 struct FitnessParts {
   Eigen::VectorXd affinity;  // kAffinity, kSum
   Eigen::VectorXd trained;   // kLoss, kAccuracy, kSum
@@ -93,13 +92,6 @@ FitnessParts PartsOf(const FitnessTable& table, const FitnessTable::Row& row,
 // clients x experts: the sums of the parts; neutral for clients without a row.
 Eigen::MatrixXd FitnessOf(const FitnessTable& table, std::span<const ClientId> clients,
                           const FitnessOptions& options);
-
-// The last bound, in place, of kBounded only: a row whose spread (greatest less least) in a layer
-// is above spread_limit medians of the spreads of all rows, those without any apart, is shrunk
-// about its mean to that limit (constants added to a row do not change a plan in which each client
-// gets k_c experts). So no client weighs more in a plan than an honest one could, as long as most
-// are honest.
-void LimitSpreads(Eigen::MatrixXd& fitness, int layers, const FitnessOptions& options);
 
 // Mutual information between clients and the experts of a layer in nats, the rows taken as
 // p(expert | client) with equal clients, averaged over the layers: about 0.4 on true domains, 0.01

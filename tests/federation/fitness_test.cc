@@ -106,6 +106,98 @@ TEST(UpdateFitness, SumsTwoAveragesThatFreshenApart) {
   EXPECT_EQ(table.rows.at("a").second_seen, (std::vector<int>{0, 2}));
 }
 
+TEST(UpdateFitness, CountsTrialsByTaskWhetherOrNotTokensCame) {
+  FitnessTable table = Table(3);
+  const TrainingFeedback feedback = Feedback({0.5, 0.25, 0.25}, {4, 0, 0}, {0, 0, 0}, {0, 0, 0});
+  const std::vector<ExpertIndex> first{0, 1};
+  const std::vector<ExpertIndex> second{1};
+  UpdateFitness(table, "a", {.feedback = feedback, .experts = first, .round = 5}, {});
+  UpdateFitness(table, "a", {.feedback = feedback, .experts = second, .round = 9}, {});
+  const FitnessTable::Row& row = table.rows.at("a");
+  EXPECT_EQ(row.tried, (std::vector<RoundNumber>{5, 9, 4}))
+      << "never tried: before its first round";
+  EXPECT_EQ(row.trials, Eigen::Vector3d(1.0, 2.0, 0.0));
+}
+
+TEST(UpdateFitness, DiscountsTrialsByTheRoundsSince) {
+  FitnessTable table = Table(2);
+  const TrainingFeedback feedback = Feedback({}, {1, 0}, {0, 0}, {0, 0});
+  const std::vector<ExpertIndex> experts{0};
+  const FitnessOptions options{.trial_discount = 0.5};
+  for (const RoundNumber round : {1, 2, 4}) {
+    UpdateFitness(table, "a", {.feedback = feedback, .experts = experts, .round = round}, options);
+  }
+  EXPECT_EQ(table.rows.at("a").trials[0], 1.375) << "(1 / 2 + 1) / 4 + 1";
+}
+
+TEST(UpdateFitness, KeepsTheAffinityBesideLossAndAccuracy) {
+  for (const FitnessSignal signal : {FitnessSignal::kLoss, FitnessSignal::kAccuracy}) {
+    FitnessTable table = Table(2);
+    const FitnessOptions options{.signal = signal, .beta = 0.25};
+    Update(table, "a", Feedback({}, {1, 0}, {0, 0}, {0, 0}), options);
+    EXPECT_EQ(table.rows.at("a").context.size(), 0) << "none told";
+    Update(table, "a", Feedback({1.0, 0.0}, {1, 0}, {0, 0}, {0, 0}), options);
+    Update(table, "a", Feedback({}, {1, 0}, {0, 0}, {0, 0}), options);
+    Update(table, "a", Feedback({0.0, 1.0}, {1, 0}, {0, 0}, {0, 0}), options);
+    EXPECT_EQ(table.rows.at("a").context, Eigen::Vector2d(0.75, 0.25));
+  }
+  FitnessTable table = Table(2);
+  Update(table, "a", Feedback({1.0, 0.0}, {1, 0}, {0, 0}, {0, 0}), {});
+  EXPECT_EQ(table.rows.at("a").context.size(), 0) << "the value is the affinity";
+}
+
+Eigen::MatrixXd FitnessOfA(const FitnessTable& table, const FitnessOptions& options) {
+  const std::vector<ClientId> clients{"a", "never seen"};
+  return FitnessOf(table, clients, options);
+}
+
+TEST(FitnessOf, GivesAffinityAsSharesOfItsLayer) {
+  FitnessTable table = Table(4);
+  table.layers = 2;
+  Update(table, "a", Feedback({0.505, 0.505, 0.2, 0.8}, {0, 0, 0, 0}, {0, 0, 0, 0}, {}), {});
+  const Eigen::MatrixXd fitness = FitnessOfA(table, {});
+  EXPECT_EQ(fitness(0, 0), 0.5);
+  EXPECT_EQ(fitness(0, 1), 0.5);
+  EXPECT_DOUBLE_EQ(fitness(0, 2), 0.2);
+  EXPECT_EQ(fitness.row(1), Eigen::RowVector4d::Constant(0.5));
+  EXPECT_EQ(FitnessOfA(table, {.claims = FitnessClaims::kRaw})(0, 0), 0.505);
+}
+
+TEST(FitnessOf, TakesUntrainedExpertsForTheMeanOfTheTrainedOnesOfTheirLayer) {
+  FitnessTable table = Table(6);
+  table.layers = 2;
+  const FitnessOptions options{.signal = FitnessSignal::kAccuracy};
+  Update(table, "a", Feedback({}, {1, 1, 0, 0, 0, 0}, {}, {0.25, 0.75, 0, 0, 0, 0}), options);
+  Eigen::RowVectorXd expected(6);
+  expected << 0.25, 0.75, 0.5, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0;
+  EXPECT_EQ(FitnessOfA(table, options).row(0), expected) << "nothing is known of layer 1";
+  FitnessOptions raw = options;
+  raw.claims = FitnessClaims::kRaw;
+  expected[2] = 1.0 / 3.0;
+  EXPECT_EQ(FitnessOfA(table, raw).row(0), expected);
+}
+
+TEST(FitnessOf, HasNoPreferenceForWhoClaimsTheBestOfAllThatItGets) {
+  for (const FitnessSignal signal : {FitnessSignal::kAffinity, FitnessSignal::kLoss,
+                                     FitnessSignal::kAccuracy, FitnessSignal::kSum}) {
+    FitnessTable table = Table(4);
+    const FitnessOptions options{.signal = signal};
+    Update(table, "a", Feedback({0.25, 0.25, 0.25, 0.25}, {1, 0, 1, 0}, {0, 0, 0, 0}, {1, 0, 1, 0}),
+           options);
+    const Eigen::RowVectorXd row = FitnessOfA(table, options).row(0);
+    EXPECT_EQ(row.minCoeff(), row.maxCoeff()) << static_cast<int>(signal);
+  }
+}
+
+TEST(FitnessOf, AddsBothPartsOfTheSum) {
+  FitnessTable table = Table(2);
+  const FitnessOptions options{.signal = FitnessSignal::kSum};
+  Update(table, "a", Feedback({0.75, 0.25}, {0, 6}, {0.0, std::log(4.0)}, {}), options);
+  const Eigen::MatrixXd fitness = FitnessOfA(table, options);
+  EXPECT_DOUBLE_EQ(fitness(0, 0), 0.75 + 0.25) << "its loss is unknown, so like the other's";
+  EXPECT_DOUBLE_EQ(fitness(0, 1), 0.25 + 0.25);
+}
+
 TEST(ClientExpertInformation, IsTheLogOfTheNumberOfGroupsForTrueDomains) {
   FitnessTable table = Table(2);
   Update(table, "a", Feedback({1.0, 0.0}, {0, 0}, {0, 0}, {0, 0}), {});
