@@ -75,6 +75,21 @@ void AddRun(const SchemaSection& section, RunOptions& run) {
       {{"trunk_only", TooSmallPolicy::kTrunkOnly}, {"reject", TooSmallPolicy::kReject}});
 }
 
+void AddScore(const SchemaSection& section, ScoreOptions& score) {
+  const SchemaSection exploration = section.In("exploration");
+  exploration.Choice<ExplorationStrategy>("strategy", score.exploration.strategy,
+                                          {{"none", ExplorationStrategy::kNone},
+                                           {"age", ExplorationStrategy::kAge},
+                                           {"ucb", ExplorationStrategy::kUcb},
+                                           {"contextual", ExplorationStrategy::kContextual}});
+  exploration.Number("bonus", score.exploration.bonus, {0.0, 1000.0});
+  const SchemaSection movement = section.In("movement");
+  movement.Number("weight", score.movement.weight, {0.0, 1000.0});
+  movement.Choice<MovementCost>(
+      "cost", score.movement.cost,
+      {{"seconds", MovementCost::kSeconds}, {"bytes", MovementCost::kBytes}});
+}
+
 void AddAlignment(const SchemaSection& section, AlignmentOptions& alignment) {
   section.Choice<AlignmentStrategy>("strategy", alignment.strategy,
                                     {{"none", AlignmentStrategy::kNone},
@@ -98,6 +113,10 @@ void AddFitness(const SchemaSection& section, FitnessOptions& fitness) {
                                  {"sum", FitnessSignal::kSum}});
   section.Number("beta", fitness.beta, kPositiveShare);
   section.Number("alpha", fitness.alpha, Positive(100.0));
+  section.Choice<FitnessClaims>(
+      "claims", fitness.claims,
+      {{"bounded", FitnessClaims::kBounded}, {"raw", FitnessClaims::kRaw}});
+  section.Number("trial_discount", fitness.trial_discount, kPositiveShare);
 }
 
 void AddTraining(const SchemaSection& section, TrainingOptions& training) {
@@ -173,6 +192,7 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   upcycle.Number("noise", config.upcycle.noise, {0.0, 10.0});
   AddRun(root.In("run"), config.run);
   AddAlignment(root.In("alignment"), config.run.alignment);
+  AddScore(root.In("alignment"), config.run.score);
   AddFitness(root.In("fitness"), config.run.fitness);
   AddTraining(root.In("training"), config.run.training);
   AddAggregation(root.In("aggregation"), config.run.aggregation);
@@ -218,6 +238,12 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
         {"run.clients.per_round", "run.clients.min"},
         fmt::format("run.clients.per_round must be 0 or at least run.clients.min (got {} < {})",
                     participation.per_round, participation.min_clients));
+  }
+  if (config.run.score.exploration.strategy == ExplorationStrategy::kContextual &&
+      config.run.fitness.signal == FitnessSignal::kAffinity) {
+    keys.Complain({"alignment.exploration.strategy", "fitness.signal"},
+                  "alignment.exploration.strategy contextual predicts loss or accuracy: "
+                  "fitness.signal must be loss, accuracy or sum (got affinity)");
   }
   if (config.server.heartbeat_interval_ms >= participation.heartbeat_timeout_ms) {
     keys.Complain(

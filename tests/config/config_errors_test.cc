@@ -150,6 +150,10 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"Heartbeat", "fleet:\nrun:\n  heartbeat_timeout_s: 2.5\n",
              "x.yaml:3: server.heartbeat_interval_s must be below run.heartbeat_timeout_s (got 5 "
              ">= 2.5)"},
+        Case{"ContextualWithoutASignalToPredict",
+             "fleet:\nalignment:\n  exploration:\n    strategy: contextual\n",
+             "x.yaml:4: alignment.exploration.strategy contextual predicts loss or accuracy: "
+             "fitness.signal must be loss, accuracy or sum (got affinity)"},
         Case{"Deterministic", "fleet:\nrun:\n  deterministic: true\n",
              "x.yaml:3: run.deterministic needs declared capacity: set fleet.capacity.measure to "
              "false"},

@@ -59,7 +59,10 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  random_shift: true\n"
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform}\n"
       "evaluation: {mode: clients}\n"
-      "fitness: {signal: sum}\n"
+      "fitness: {signal: sum, claims: raw, trial_discount: 0.9}\n"
+      "alignment:\n"
+      "  exploration: {strategy: contextual, bonus: 0.25}\n"
+      "  movement: {weight: 0.5, cost: bytes}\n"
       "storage: {directory: \"a b\"}\n"
       "log: {level: debug, live_table: false}\n"
       "fleet:\n");
@@ -86,6 +89,12 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.aggregation.expert_weighting, ExpertWeighting::kUniform);
   EXPECT_EQ(config.run.evaluation.mode, EvaluationMode::kClients);
   EXPECT_EQ(config.run.fitness.signal, FitnessSignal::kSum);
+  EXPECT_EQ(config.run.fitness.claims, FitnessClaims::kRaw);
+  EXPECT_EQ(config.run.fitness.trial_discount, 0.9);
+  EXPECT_EQ(config.run.score.exploration.strategy, ExplorationStrategy::kContextual);
+  EXPECT_EQ(config.run.score.exploration.bonus, 0.25);
+  EXPECT_EQ(config.run.score.movement.weight, 0.5);
+  EXPECT_EQ(config.run.score.movement.cost, MovementCost::kBytes);
   EXPECT_EQ(config.storage.directory, "a b");
   EXPECT_EQ(config.log_level, "debug");
   EXPECT_FALSE(config.live_table);
