@@ -1,6 +1,7 @@
 // fedmoe-simulate: a whole run with virtual clients in one process.
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -15,12 +16,14 @@
 #include "common/version.h"
 #include "config/coordinator_config.h"
 #include "simulation/simulate.h"
+#include "simulation/sweep.h"
 
 namespace fedmoe {
 namespace {
 
 struct Arguments {
   ConfigSource source;
+  std::string sweep;
   std::string out;
   int threads = 0;
   bool check = false;
@@ -53,6 +56,32 @@ int Threads(int asked) {
   return asked > 0 ? asked : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
+// Before any other thread, so that all of them leave the signals to this one.
+std::unique_ptr<TerminationSignals> TakeSignals(StopSwitch& stop) {
+  return std::make_unique<TerminationSignals>([&stop](int) { stop.Request(); });
+}
+
+void WarnOfBlas() {
+  if (const std::string warning = BlasWarning(DetectBlas()); !warning.empty())
+    spdlog::warn("{}", warning);
+}
+
+int RunMany(const Arguments& arguments) {
+  if (arguments.out.empty()) return Fail("--out is required", kExitConfiguration);
+  if (Status logging = SetUpLogging("simulate", "warning"); !logging.ok())
+    return Fail(logging.message(), kExitConfiguration);
+  StopSwitch stop;
+  const auto signals = TakeSignals(stop);
+  WarnOfBlas();
+  const SweepOutcome outcome = RunSweep({.path = arguments.sweep,
+                                         .directory = arguments.out,
+                                         .sets = arguments.source.overrides,
+                                         .threads = Threads(arguments.threads)},
+                                        stop);
+  const int code = ExitCodeOf(outcome.end);
+  return outcome.error.empty() ? code : Fail(outcome.error, code);
+}
+
 int RunOne(const Arguments& arguments) {
   const Result<CoordinatorConfig> config = LoadCoordinatorConfig(arguments.source);
   if (!config.ok()) return Fail(config.status().message(), kExitConfiguration);
@@ -63,11 +92,9 @@ int RunOne(const Arguments& arguments) {
     return kExitCompleted;
   }
   if (arguments.out.empty()) return Fail("--out is required", kExitConfiguration);
-  // Before any other thread, so that all of them leave the signals to this one.
   StopSwitch stop;
-  TerminationSignals signals([&stop](int) { stop.Request(); });
-  if (const std::string warning = BlasWarning(DetectBlas()); !warning.empty())
-    spdlog::warn("{}", warning);
+  const auto signals = TakeSignals(stop);
+  WarnOfBlas();
   const SimulationOutcome outcome = Simulate({.config = *config,
                                               .directory = arguments.out,
                                               .threads = Threads(arguments.threads),
@@ -84,17 +111,23 @@ int Main(int argc, char** argv) {
       "Exit codes: 0 completed, 1 failed, 2 configuration, 3 run directory, 4 data, 7 stopped on "
       "request."};
   Arguments arguments;
-  app.add_option("--config", arguments.source.path,
-                 "YAML configuration with a fleet section (configs/reference.yaml)")
-      ->required();
-  app.add_option("--out", arguments.out, "run directory; must hold no run");
+  const auto config = app.add_option("--config", arguments.source.path,
+                                     "YAML configuration with a fleet section "
+                                     "(configs/reference.yaml)");
+  const auto sweep =
+      app.add_option("--sweep", arguments.sweep,
+                     "YAML file with a base configuration and what varies; goes on where it was")
+          ->excludes(config);
+  app.add_option("--out", arguments.out,
+                 "run directory, which must hold no run; of a sweep the folder of its runs");
   app.add_option("--set", arguments.source.overrides,
                  "KEY.PATH=VALUE: override a key; may be given again")
       ->allow_extra_args(false);
   app.add_option("--threads", arguments.threads,
                  "clients that train at once, one thread each; default: one a processor")
       ->check(CLI::Range(1, 1024));
-  app.add_flag("--check", arguments.check, "check the configuration, print it resolved, and exit");
+  app.add_flag("--check", arguments.check, "check the configuration, print it resolved, and exit")
+      ->excludes(sweep);
   app.set_version_flag("--version", std::string("fedmoe-simulate ") + kVersion);
   try {
     app.parse(argc, argv);
@@ -102,6 +135,9 @@ int Main(int argc, char** argv) {
     const int code = app.exit(error);
     return code == 0 ? kExitCompleted : kExitConfiguration;
   }
+  if (!arguments.sweep.empty()) return RunMany(arguments);
+  if (arguments.source.path.empty())
+    return Fail("--config or --sweep is required", kExitConfiguration);
   return RunOne(arguments);
 }
 

@@ -14,16 +14,15 @@ std::string NumberOrNothing(const std::optional<double>& value) {
   return value ? fmt::format("{:.6g}", *value) : "";
 }
 
-// "42.0 s", "1 h 02 min 03 s".
-std::string Duration(double seconds) {
+}  // namespace
+
+std::string DurationText(double seconds) {
   if (seconds < 60.0) return fmt::format("{:.1f} s", seconds);
   const auto whole = static_cast<std::int64_t>(std::llround(seconds));
   const std::int64_t hours = whole / 3600;
   const std::string rest = fmt::format("{:02} min {:02} s", whole / 60 % 60, whole % 60);
   return hours > 0 ? fmt::format("{} h {}", hours, rest) : rest;
 }
-
-}  // namespace
 
 double RunTimes::Overhead() const {
   const double busy_s = training_s + evaluation_s;
@@ -45,8 +44,8 @@ std::string RunTimesText(const RunTimes& times) {
       "  overhead               {:.1f} % over {:.1f} s of training and {:.1f} s of evaluation on "
       "{} "
       "thread{}\n",
-      Duration(times.simulated_s), 100.0 * times.Overhead(), times.training_s, times.evaluation_s,
-      times.threads, times.threads == 1 ? "" : "s");
+      DurationText(times.simulated_s), 100.0 * times.Overhead(), times.training_s,
+      times.evaluation_s, times.threads, times.threads == 1 ? "" : "s");
 }
 
 Result<RunTimesLog> RunTimesLog::Open(FileSystem& files, const std::string& directory) {

@@ -25,6 +25,8 @@ struct RunTimes {
 
 // simulation.json of the run directory.
 Status WriteRunTimes(FileSystem& files, const std::string& directory, const RunTimes& times);
+// "42.0 s", "02 min 03 s", "1 h 02 min 03 s".
+std::string DurationText(double seconds);
 // For people, under the run's summary; the last line has the overhead.
 std::string RunTimesText(const RunTimes& times);
 
