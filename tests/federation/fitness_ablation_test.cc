@@ -1,5 +1,10 @@
 // Which signal and which exploration find out who suits whom, in a world with known utilities. What
 // training makes of it is another question (docs/alignment.md).
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 #include "tests/federation/fitness_environment.h"
@@ -39,6 +44,55 @@ double Share(const Setting& setting, FitnessSignal signal,
     share += RunCampaign(world, CampaignOf(setting, signal, exploration, bonus)).share;
   }
   return share / static_cast<double>(kSeeds);
+}
+
+struct Row {
+  const char* name;
+  FitnessSignal signal;
+  Setting setting;
+  std::size_t best;  // of kColumns
+};
+
+struct Column {
+  const char* name;
+  ExplorationStrategy exploration;
+  double bonus;
+};
+
+constexpr Column kColumns[] = {{"none", X::kNone, 0.0},
+                               {"age 0.1", X::kAge, 0.1},
+                               {"age 0.3", X::kAge, 0.3},
+                               {"ucb 0.1", X::kUcb, 0.1},
+                               {"ucb 0.3", X::kUcb, 0.3},
+                               {"contextual 0.1", X::kContextual, 0.1},
+                               {"contextual 0.3", X::kContextual, 0.3}};
+
+// The table of docs/alignment.md, as it stands there.
+TEST(FitnessAblation, HasTheBestOfEachRowOfTheDocumentedTable) {
+  constexpr FitnessClaims kRaw = FitnessClaims::kRaw;
+  const Row rows[] = {
+      {"affinity, knowing gate", S::kAffinity, {.gate = 1.0}, 0},
+      {"loss, raw", S::kLoss, {.gate = 0.0, .claims = kRaw}, 5},
+      {"loss", S::kLoss, {.gate = 0.0}, 3},
+      {"sum, gate knows half", S::kSum, {.gate = 0.5}, 3},
+      {"loss, raw, seldom", S::kLoss, {.gate = 0.0, .per_round = 8, .claims = kRaw}, 5},
+      {"loss, seldom", S::kLoss, {.gate = 0.0, .per_round = 8}, 3},
+      {"loss, seldom, knowing gate", S::kLoss, {.gate = 1.0, .per_round = 8}, 5}};
+  for (const Row& row : rows) {
+    std::vector<double> shares;
+    std::string text = row.name;
+    for (const Column& column : kColumns) {
+      if (row.signal == S::kAffinity && column.exploration == X::kContextual) continue;
+      shares.push_back(Share(row.setting, row.signal, column.exploration, column.bonus));
+      char number[16];
+      std::snprintf(number, sizeof(number), " | %.3f", shares.back());
+      text += number;
+    }
+    std::puts(text.c_str());
+    EXPECT_EQ(std::max_element(shares.begin(), shares.end()) - shares.begin(),
+              static_cast<std::ptrdiff_t>(row.best))
+        << text;
+  }
 }
 
 TEST(FitnessAblation, AffinityFindsTheOptimumWhereTheGateKnows) {
