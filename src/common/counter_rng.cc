@@ -18,13 +18,6 @@ constexpr int kPhiloxRounds = 10;
 std::uint32_t Low(std::uint64_t value) { return static_cast<std::uint32_t>(value); }
 std::uint32_t High(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); }
 
-// The output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection on 64 bits.
-std::uint64_t Finalise(std::uint64_t value) {
-  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
-  value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
-  return value ^ (value >> 31);
-}
-
 }  // namespace
 
 std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
@@ -41,11 +34,9 @@ std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
 }
 
 std::uint64_t MixKey(std::initializer_list<std::uint64_t> words) {
-  constexpr std::uint64_t kGoldenGamma = 0x9E3779B97F4A7C15;
-  // The count goes in first, so that (a) and (a, 0) differ.
-  std::uint64_t key = Finalise(words.size() + kGoldenGamma);
-  for (const std::uint64_t word : words) key = Finalise((key ^ word) + kGoldenGamma);
-  return key;
+  KeyMixer mixer(words.size());
+  for (const std::uint64_t word : words) mixer.Add(word);
+  return mixer.key();
 }
 
 std::uint64_t KeyOf(std::string_view text) {
@@ -53,7 +44,7 @@ std::uint64_t KeyOf(std::string_view text) {
   for (const char c : text) {
     hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
   }
-  return Finalise(hash);
+  return KeyMixer::Finalise(hash);
 }
 
 CounterRng CounterRng::For(std::uint64_t seed, std::string_view client, std::int64_t round,

@@ -18,6 +18,29 @@ std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
 
 // Mixes values into a 64-bit key (SplitMix64 finaliser); the order of the words counts.
 std::uint64_t MixKey(std::initializer_list<std::uint64_t> words);
+// MixKey, word by word, for keys that begin alike: MixKey({a, b}) is
+// KeyMixer(2).Add(a).Add(b).key().
+class KeyMixer {
+ public:
+  // The count goes in first, so that (a) and (a, 0) differ.
+  explicit KeyMixer(std::uint64_t words) : key_(Finalise(words + kGoldenGamma)) {}
+  KeyMixer& Add(std::uint64_t word) {
+    key_ = Finalise((key_ ^ word) + kGoldenGamma);
+    return *this;
+  }
+  std::uint64_t key() const { return key_; }
+
+  // The output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection on 64 bits.
+  static std::uint64_t Finalise(std::uint64_t value) {
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB;
+    return value ^ (value >> 31);
+  }
+
+ private:
+  static constexpr std::uint64_t kGoldenGamma = 0x9E3779B97F4A7C15;
+  std::uint64_t key_;
+};
 // A 64-bit word from text (FNV-1a, then mixed), for naming purposes and clients in keys.
 std::uint64_t KeyOf(std::string_view text);
 

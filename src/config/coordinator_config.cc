@@ -101,6 +101,11 @@ void AddAlignment(const SchemaSection& section, AlignmentOptions& alignment) {
                                      {"load_only", AlignmentStrategy::kLoadOnly},
                                      {"balanced", AlignmentStrategy::kBalanced}});
   section.Number("slack", alignment.load.slack, {0.0, 10.0});
+  section.Choice<AlignmentSolver>("solver", alignment.solver,
+                                  {{"auto", AlignmentSolver::kAuto},
+                                   {"exact", AlignmentSolver::kExact},
+                                   {"prices", AlignmentSolver::kPrices}});
+  section.Boolean("relax_bounds", alignment.relax_bounds);
   section.Number("deficit_limit", alignment.load.deficit_limit, {0.0, 1000.0});
   section.Number("load_average_beta", alignment.load.average_beta, kPositiveShare);
 }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
+#include "federation/alignment_balanced.h"
 #include "federation/alignment_baselines.h"
+#include "federation/alignment_bound.h"
 #include "federation/alignment_layers.h"
-#include "federation/balanced_flow.h"
 
 namespace fedmoe {
 namespace {
@@ -72,32 +74,6 @@ Status ValidateProblem(const AlignmentProblem& problem) {
   return Status::Ok();
 }
 
-// Widens the bounds by one client at a time until there is a plan. It ends: bounds of 0 and all
-// clients exclude nothing.
-Result<ExpertLists> AlignBalanced(const AlignmentProblem& problem, const LoadOptions& options,
-                                  AlignmentPlan& plan) {
-  const ProfitMatrix profit = IntegerProfits(problem.fitness);
-  ProfitMatrix preference(profit.rows(), profit.cols());
-  for (Eigen::Index c = 0; c < profit.rows(); ++c) {
-    for (Eigen::Index e = 0; e < profit.cols(); ++e) {
-      preference(c, e) = PairPreference(problem.seed, problem.clients[static_cast<std::size_t>(c)],
-                                        static_cast<ExpertIndex>(e));
-    }
-  }
-  const int clients = static_cast<int>(problem.clients.size());
-  plan.bounds = BoundsFor(problem.load, problem.capacity, options);
-  for (plan.relaxed = 0;; ++plan.relaxed) {
-    Result<ExpertLists> lists = SolveTransportation(profit, preference, problem.capacity,
-                                                    plan.bounds.lower, plan.bounds.upper);
-    if (lists.ok() || plan.relaxed >= clients ||
-        lists.status().code() != StatusCode::kFailedPrecondition) {
-      return lists;
-    }
-    for (int& lower : plan.bounds.lower) lower = std::max(0, lower - 1);
-    for (int& upper : plan.bounds.upper) upper = std::min(clients, upper + 1);
-  }
-}
-
 Result<ExpertLists> AlignWith(const AlignmentProblem& problem, const AlignmentOptions& options,
                               AlignmentMemory& memory, AlignmentPlan& plan) {
   switch (options.strategy) {
@@ -116,7 +92,7 @@ Result<ExpertLists> AlignWith(const AlignmentProblem& problem, const AlignmentOp
     case AlignmentStrategy::kLoadOnly:
       return AlignLoadOnly(problem);
     case AlignmentStrategy::kBalanced:
-      return AlignBalanced(problem, options.load, plan);
+      return AlignBalanced(problem, options, memory, plan);
   }
   return InvalidArgument("unknown alignment strategy " +
                          std::to_string(static_cast<int>(options.strategy)));
@@ -144,22 +120,29 @@ AssignmentReason ReasonOf(AlignmentStrategy strategy) {
 }
 
 void AddAssignments(const AlignmentProblem& problem, const ExpertLists& lists,
-                    AlignmentPlan& plan) {
+                    const AlignmentOptions& options, AlignmentPlan& plan) {
   const AssignmentReason shared = ReasonOf(plan.strategy);
-  for (int c = 0; c < static_cast<int>(lists.size()); ++c) {
-    const std::vector<ExpertIndex>& experts = lists[static_cast<std::size_t>(c)];
-    std::vector<ExpertIndex> fittest;
-    if (plan.strategy == AlignmentStrategy::kBalanced) {
-      fittest = FittestFirst(problem, c);
-      fittest.resize(experts.size());
+  const bool balanced = plan.strategy == AlignmentStrategy::kBalanced;
+  std::vector<std::size_t> first(lists.size() + 1, 0);
+  for (std::size_t c = 0; c < lists.size(); ++c) first[c + 1] = first[c] + lists[c].size();
+  plan.assignments.resize(first.back());
+  const int parts = std::clamp(static_cast<int>(lists.size()) / 256, 1, 64);
+  RunParts(options.parallel, parts, [&](int part) {
+    const auto begin =
+        lists.size() * static_cast<std::size_t>(part) / static_cast<std::size_t>(parts);
+    const auto end =
+        lists.size() * (static_cast<std::size_t>(part) + 1) / static_cast<std::size_t>(parts);
+    for (std::size_t c = begin; c < end; ++c) {
+      const int client = static_cast<int>(c);
+      std::size_t at = first[c];
+      for (const ExpertIndex expert : lists[c]) {
+        const bool moved =
+            balanced && !IsAmongFittest(problem, client, expert, static_cast<int>(lists[c].size()));
+        plan.assignments[at++] = {client, expert, problem.fitness(client, expert),
+                                  moved ? AssignmentReason::kBalance : shared};
+      }
     }
-    for (const ExpertIndex expert : experts) {
-      const bool moved = plan.strategy == AlignmentStrategy::kBalanced &&
-                         std::find(fittest.begin(), fittest.end(), expert) == fittest.end();
-      plan.assignments.push_back(
-          {c, expert, problem.fitness(c, expert), moved ? AssignmentReason::kBalance : shared});
-    }
-  }
+  });
 }
 
 // Everything but the figures over the whole plan.
@@ -168,7 +151,12 @@ Result<AlignmentPlan> AlignLayer(const AlignmentProblem& problem, const Alignmen
   AlignmentPlan plan;
   plan.strategy = options.strategy;
   FEDMOE_ASSIGN_OR_RETURN(const ExpertLists lists, AlignWith(problem, options, memory, plan));
-  AddAssignments(problem, lists, plan);
+  AddAssignments(problem, lists, options, plan);
+  if (plan.strategy == AlignmentStrategy::kBalanced) {
+    plan.bound = DualBound(problem, lists, plan.bounds, plan.prices, options.parallel);
+  } else {
+    plan.bound = DualBound(problem, lists, {}, {}, options.parallel);
+  }
   return plan;
 }
 
@@ -197,6 +185,8 @@ void AddFigures(int experts, AlignmentPlan& plan) {
   const std::vector<std::int64_t> load(plan.load.begin(), plan.load.end());
   plan.cv = CoefficientOfVariation(std::span<const std::int64_t>(load));
   plan.floor_cv = IntegerFloorCv(static_cast<std::int64_t>(plan.assignments.size()), experts);
+  plan.gap =
+      plan.bound == 0.0 ? 0.0 : std::max(0.0, plan.bound - plan.objective) / std::abs(plan.bound);
   const auto covered =
       std::count_if(load.begin(), load.end(), [](auto count) { return count > 0; });
   plan.coverage = static_cast<double>(covered) / experts;
@@ -217,6 +207,18 @@ Result<AlignmentStrategy> ParseAlignmentStrategy(const std::string& name) {
 const char* AlignmentStrategyName(AlignmentStrategy strategy) {
   for (const auto& [known, text] : kStrategies) {
     if (known == strategy) return text;
+  }
+  return "unknown";
+}
+
+const char* AlignmentSolverName(AlignmentSolver solver) {
+  switch (solver) {
+    case AlignmentSolver::kAuto:
+      return "auto";
+    case AlignmentSolver::kExact:
+      return "exact";
+    case AlignmentSolver::kPrices:
+      return "prices";
   }
   return "unknown";
 }
@@ -245,8 +247,10 @@ const char* AssignmentReasonName(AssignmentReason reason) {
 
 std::vector<ExpertIndex> AlignmentPlan::ExpertsOf(int client) const {
   std::vector<ExpertIndex> experts;
-  for (const Assignment& assignment : assignments) {
-    if (assignment.client == client) experts.push_back(assignment.expert);
+  for (auto it = std::partition_point(assignments.begin(), assignments.end(),
+                                      [&](const Assignment& a) { return a.client < client; });
+       it != assignments.end() && it->client == client; ++it) {
+    experts.push_back(it->expert);
   }
   return experts;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/ids.h"
+#include "common/parallel.h"
 #include "common/result.h"
 #include "federation/expert_load.h"
 
@@ -23,8 +24,7 @@ enum class AlignmentStrategy {
   kRoundRobin,  // "round_robin": consecutive experts, the start moving by a rotating stride
   kGreedy,      // "greedy": each client its k_c fittest
   kLoadOnly,    // "load_only": the experts with the least load so far, whatever the fitness
-  kBalanced,    // "balanced": the greatest total fitness under L_e <= load <= U_e, exact (min-cost
-                // flow)
+  kBalanced,    // "balanced": the greatest total fitness under L_e <= load <= U_e
 };
 Result<AlignmentStrategy> ParseAlignmentStrategy(const std::string& name);
 const char* AlignmentStrategyName(AlignmentStrategy strategy);
@@ -42,15 +42,32 @@ enum class AssignmentReason {
 };
 const char* AssignmentReasonName(AssignmentReason reason);  // "fitness", "balance", ...
 
+// How the balanced strategy is solved.
+enum class AlignmentSolver {
+  kAuto,    // "auto": exact up to kExactPairs pairs of client and expert, prices above
+  kExact,   // "exact": min-cost flow, unit after unit
+  kPrices,  // "prices": dual prices, warm from the last round, then a repair that meets every bound
+};
+const char* AlignmentSolverName(AlignmentSolver solver);
+constexpr std::int64_t kExactPairs = 4096;
+
 struct AlignmentOptions {
   AlignmentStrategy strategy = AlignmentStrategy::kBalanced;
   LoadOptions load;
+  AlignmentSolver solver = AlignmentSolver::kAuto;
+  // Bounds that cannot be met are widened by one client at a time; else they are an error.
+  bool relax_bounds = true;
+  // Lent by the caller; the plan does not depend on it. Empty: one thread.
+  ParallelFor parallel = {};
 };
+
+// Clients x experts, a client's numbers side by side.
+using FitnessMatrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 struct AlignmentProblem {
   std::vector<ClientId> clients;  // sorted, unique
   std::vector<int> capacity;      // k_c, 0 to experts
-  Eigen::MatrixXd fitness;        // clients x experts
+  FitnessMatrix fitness;          // clients x experts
   ExpertLoad load;                // history; its size is the number of experts
   int layers = 1;                 // MoE layers: each has the same number of the experts, in order
   std::uint64_t seed = 0;
@@ -69,20 +86,32 @@ struct AlignmentPlan {
   std::vector<Assignment> assignments;  // sorted by client, then expert
   std::vector<int> load;                // clients by expert
   double objective = 0.0;               // sum of fitness over assignments
-  double cv = 0.0;                      // of `load`
-  double floor_cv = 0.0;                // the integer floor of the CV for the same total
-  double coverage = 0.0;                // share of experts with at least one client
-  LoadBounds bounds;                    // balanced only; as used, after any relaxation
+  // No plan within the strategy's rules has a greater objective: the dual's value at `prices`.
+  // Balanced: under the bounds used. Others: of any plan that gives each client as many experts.
+  double bound = 0.0;
+  double gap =
+      0.0;          // (bound - objective) / |bound|: the plan is certainly that near to the optimum
+  double cv = 0.0;  // of `load`
+  double floor_cv = 0.0;  // the integer floor of the CV for the same total
+  double coverage = 0.0;  // share of experts with at least one client
+  LoadBounds bounds;      // balanced only; as used, after any relaxation
   // Balanced: by how many clients bounds had to be widened to be feasible; the most of any layer.
   int relaxed = 0;
+  std::string conflict;  // balanced: the experts and bounds that could not be met before that
+  std::vector<double>
+      prices;  // balanced: of each expert, in fitness; 0 where its bounds do not bind
+  AlignmentSolver solver = AlignmentSolver::kAuto;  // balanced: kExact or kPrices
+  int sweeps = 0;                                   // prices: passes over all clients
+  std::int64_t repairs = 0;                         // prices: clients moved after the last pass
 
-  // The experts of one client, ascending.
+  // The experts of one client, ascending. O(log assignments).
   std::vector<ExpertIndex> ExpertsOf(int client) const;
 };
 
-// What a strategy keeps between rounds: the static plan, grown as clients appear.
+// What a strategy keeps between rounds: the static plan, grown as clients appear; the last prices.
 struct AlignmentMemory {
   std::map<ClientId, std::vector<ExpertIndex>> pinned;
+  std::vector<double> prices;  // by expert, in fitness; empty before the first balanced plan
 };
 
 // Deterministic. Equal fitness is told apart by a draw keyed (seed, client, expert), the same in
@@ -96,7 +125,8 @@ struct AlignmentMemory {
 // k_c experts keeps its split.
 //
 // INVALID_ARGUMENT for sizes that do not match, experts that the layers do not divide, or capacity
-// outside 0 to experts.
+// outside 0 to experts. FAILED_PRECONDITION for load bounds that cannot be met and may not be
+// relaxed, with the experts and bounds that conflict.
 Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOptions& options,
                             AlignmentMemory& memory);
 
@@ -104,7 +134,7 @@ Result<AlignmentPlan> Align(const AlignmentProblem& problem, const AlignmentOpti
 // min-cost flow by successive shortest paths on costs rounded to 2^-40 of the largest |F|. Returns
 // experts by client, ascending, or FAILED_PRECONDITION if no plan meets the bounds. (A
 // transportation polytope: totally unimodular, so the flow is integral.)
-Result<std::vector<std::vector<ExpertIndex>>> SolveBalanced(const Eigen::MatrixXd& fitness,
+Result<std::vector<std::vector<ExpertIndex>>> SolveBalanced(const FitnessMatrix& fitness,
                                                             std::span<const int> capacity,
                                                             std::span<const int> lower,
                                                             std::span<const int> upper);

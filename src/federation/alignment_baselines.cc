@@ -9,8 +9,6 @@
 namespace fedmoe {
 namespace {
 
-constexpr int kPreferenceBits = 20;
-
 std::vector<ExpertIndex> AllExperts(int experts) {
   std::vector<ExpertIndex> all(static_cast<std::size_t>(experts));
   std::iota(all.begin(), all.end(), 0);
@@ -62,9 +60,7 @@ void Resize(std::vector<ExpertIndex>& pinned, int capacity, std::vector<std::int
 }  // namespace
 
 std::int64_t PairPreference(std::uint64_t seed, const ClientId& client, ExpertIndex expert) {
-  const std::uint64_t mixed =
-      MixKey({seed, KeyOf(client), static_cast<std::uint64_t>(expert), KeyOf("alignment.ties")});
-  return static_cast<std::int64_t>(mixed >> (64 - kPreferenceBits));
+  return PairPreferences(seed, client).Of(expert);
 }
 
 std::vector<ExpertIndex> FittestFirst(const AlignmentProblem& problem, int index) {
@@ -78,6 +74,25 @@ std::vector<ExpertIndex> FittestFirst(const AlignmentProblem& problem, int index
   std::vector<ExpertIndex> order;
   for (const auto& key : keys) order.push_back(std::get<2>(key));
   return order;
+}
+
+bool IsAmongFittest(const AlignmentProblem& problem, int index, ExpertIndex expert, int count) {
+  const double fitness = problem.fitness(index, expert);
+  int before = 0;
+  bool ties = false;
+  for (ExpertIndex e = 0; e < ExpertsOfProblem(problem); ++e) {
+    before += problem.fitness(index, e) > fitness ? 1 : 0;
+    ties = ties || (e != expert && problem.fitness(index, e) == fitness);
+  }
+  if (!ties) return before < count;
+  const PairPreferences preferences(problem.seed, problem.clients[static_cast<std::size_t>(index)]);
+  const std::int64_t preference = preferences.Of(expert);
+  for (ExpertIndex e = 0; e < ExpertsOfProblem(problem); ++e) {
+    if (e == expert || problem.fitness(index, e) != fitness) continue;
+    const std::int64_t other = preferences.Of(e);
+    before += other > preference || (other == preference && e < expert) ? 1 : 0;
+  }
+  return before < count;
 }
 
 ExpertLists AlignFull(const AlignmentProblem& problem) {

@@ -112,6 +112,10 @@ AlignmentMemory MemoryOfLayer(const AlignmentProblem& problem, const AlignmentMe
       if (expert / count == layer) pinned.push_back(expert - layer * count);
     }
   }
+  const auto first = static_cast<std::ptrdiff_t>(layer) * count;
+  if (memory.prices.size() == static_cast<std::size_t>(problem.fitness.cols())) {
+    part.prices.assign(memory.prices.begin() + first, memory.prices.begin() + first + count);
+  }
   return part;
 }
 
@@ -125,6 +129,8 @@ AlignmentMemory JoinMemories(const AlignmentProblem& problem,
       std::vector<ExpertIndex>& pinned = memory.pinned[client];
       for (const ExpertIndex expert : experts) pinned.push_back(first + expert);
     }
+    memory.prices.insert(memory.prices.end(), layers[layer].prices.begin(),
+                         layers[layer].prices.end());
   }
   return memory;
 }
@@ -146,6 +152,15 @@ AlignmentPlan JoinPlans(const AlignmentProblem& problem, const std::vector<Align
     plan.bounds.upper.insert(plan.bounds.upper.end(), part.bounds.upper.begin(),
                              part.bounds.upper.end());
     plan.relaxed = std::max(plan.relaxed, part.relaxed);
+    if (!part.conflict.empty()) {
+      plan.conflict += (plan.conflict.empty() ? "layer " : "; layer ") + std::to_string(layer) +
+                       ": " + part.conflict;
+    }
+    plan.bound += part.bound;
+    plan.prices.insert(plan.prices.end(), part.prices.begin(), part.prices.end());
+    plan.solver = part.solver;
+    plan.sweeps += part.sweeps;
+    plan.repairs += part.repairs;
   }
   std::sort(plan.assignments.begin(), plan.assignments.end(),
             [](const Assignment& a, const Assignment& b) {

@@ -9,8 +9,10 @@
 #include <compare>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "federation/alignment.h"
+#include "federation/bound_conflict.h"
 
 namespace fedmoe {
 namespace {
@@ -68,6 +70,32 @@ class BalancedFlow {
       if (load_[e] < lower_[e]) return false;
     }
     return true;
+  }
+
+  // Bellman-Ford from everywhere at once, over the arcs between experts and those to and from the
+  // outside: an expert below its upper bound may get more, one above its lower may give.
+  std::vector<std::int64_t> Prices() const {
+    const auto outside = static_cast<std::size_t>(experts_);
+    std::vector<std::int64_t> distance(outside + 1, 0);
+    for (bool changed = true; changed;) {
+      changed = false;
+      const auto relax = [&](std::size_t from, std::size_t to, std::int64_t length) {
+        if (distance[from] + length >= distance[to]) return;
+        distance[to] = distance[from] + length;
+        changed = true;
+      };
+      for (std::size_t from = 0; from < outside; ++from) {
+        if (load_[from] < upper_[from]) relax(from, outside, 0);
+        if (load_[from] > lower_[from]) relax(outside, from, 0);
+        for (std::size_t to = 0; to < outside; ++to) {
+          const Arc& arc = arcs_[from * outside + to];
+          if (arc.client >= 0) relax(from, to, arc.cost.profit);
+        }
+      }
+    }
+    std::vector<std::int64_t> price;
+    for (std::size_t e = 0; e < outside; ++e) price.push_back(distance[outside] - distance[e]);
+    return price;
   }
 
   std::vector<std::vector<ExpertIndex>> Plan() const {
@@ -238,7 +266,7 @@ Status NamedInfeasibility(std::span<const int> capacity, std::span<const int> lo
 
 }  // namespace
 
-ProfitMatrix IntegerProfits(const Eigen::MatrixXd& fitness) {
+ProfitMatrix IntegerProfits(const FitnessMatrix& fitness) {
   ProfitMatrix profit = ProfitMatrix::Zero(fitness.rows(), fitness.cols());
   const double largest = fitness.size() > 0 ? fitness.cwiseAbs().maxCoeff() : 0.0;
   if (largest == 0.0) return profit;
@@ -250,11 +278,16 @@ ProfitMatrix IntegerProfits(const Eigen::MatrixXd& fitness) {
   return profit;
 }
 
-Result<std::vector<std::vector<ExpertIndex>>> SolveTransportation(const ProfitMatrix& profit,
-                                                                  const ProfitMatrix& preference,
-                                                                  std::span<const int> capacity,
-                                                                  std::span<const int> lower,
-                                                                  std::span<const int> upper) {
+double ProfitUnit(const FitnessMatrix& fitness) {
+  const double largest = fitness.size() > 0 ? fitness.cwiseAbs().maxCoeff() : 0.0;
+  return std::ldexp(largest, -kProfitBits);
+}
+
+Result<TransportationPlan> SolveTransportation(const ProfitMatrix& profit,
+                                               const ProfitMatrix& preference,
+                                               std::span<const int> capacity,
+                                               std::span<const int> lower,
+                                               std::span<const int> upper) {
   FEDMOE_RETURN_IF_ERROR(ValidateProblem(profit, capacity, lower, upper));
   FEDMOE_RETURN_IF_ERROR(NamedInfeasibility(capacity, lower, upper));
   BalancedFlow flow(profit, preference, lower, upper);
@@ -265,17 +298,22 @@ Result<std::vector<std::vector<ExpertIndex>>> SolveTransportation(const ProfitMa
     }
   }
   if (!complete || !flow.MeetsLowerBounds()) {
-    return FailedPrecondition("no plan meets the load bounds");
+    const auto conflict = FindBoundConflict(capacity, lower, upper);
+    return FailedPrecondition("no plan meets the load bounds" +
+                              (conflict ? ": " + conflict->ToString() : std::string()));
   }
-  return flow.Plan();
+  return TransportationPlan{flow.Plan(), flow.Prices()};
 }
 
-Result<std::vector<std::vector<ExpertIndex>>> SolveBalanced(const Eigen::MatrixXd& fitness,
+Result<std::vector<std::vector<ExpertIndex>>> SolveBalanced(const FitnessMatrix& fitness,
                                                             std::span<const int> capacity,
                                                             std::span<const int> lower,
                                                             std::span<const int> upper) {
   if (!fitness.allFinite()) return InvalidArgument("the fitness holds a number that is not finite");
-  return SolveTransportation(IntegerProfits(fitness), ProfitMatrix(), capacity, lower, upper);
+  FEDMOE_ASSIGN_OR_RETURN(
+      TransportationPlan plan,
+      SolveTransportation(IntegerProfits(fitness), ProfitMatrix(), capacity, lower, upper));
+  return std::move(plan.experts);
 }
 
 }  // namespace fedmoe

@@ -20,6 +20,8 @@ template <>
 inline constexpr int kLastEnumerator<AlignmentStrategy> =
     static_cast<int>(AlignmentStrategy::kBalanced);
 template <>
+inline constexpr int kLastEnumerator<AlignmentSolver> = static_cast<int>(AlignmentSolver::kPrices);
+template <>
 inline constexpr int kLastEnumerator<AssignmentReason> =
     static_cast<int>(AssignmentReason::kExplored);
 template <>
@@ -59,9 +61,9 @@ FEDMOE_JSON_FIELDS(LoadBounds, target, lower, upper)
 FEDMOE_JSON_FIELDS(FitnessTable::Row, value, second, seen, second_seen, context, tried, trials)
 FEDMOE_JSON_FIELDS(FitnessTable, experts, layers, rows)
 FEDMOE_JSON_FIELDS(Assignment, client, expert, fitness, reason)
-FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, cv, floor_cv, coverage,
-                   bounds, relaxed)
-FEDMOE_JSON_FIELDS(AlignmentMemory, pinned)
+FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, bound, gap, cv, floor_cv,
+                   coverage, bounds, relaxed, conflict, prices, solver, sweeps, repairs)
+FEDMOE_JSON_FIELDS(AlignmentMemory, pinned, prices)
 
 FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, bonus, movement, held, experts,
                    outcome, examples, train_loss, train_s)

@@ -50,11 +50,16 @@ Json ClientJson(const ClientReport& client) {
 Json AlignmentJson(const AlignmentPlan& plan) {
   return {{"strategy", AlignmentStrategyName(plan.strategy)},
           {"objective", plan.objective},
+          {"bound", plan.bound},
+          {"gap", plan.gap},
+          {"solver", AlignmentSolverName(plan.solver)},
           {"cv", plan.cv},
           {"floor_cv", plan.floor_cv},
           {"coverage", plan.coverage},
           {"load", plan.load},
           {"relaxed", plan.relaxed},
+          {"conflict", plan.conflict},
+          {"prices", plan.prices},
           {"lower", plan.bounds.lower},
           {"upper", plan.bounds.upper}};
 }

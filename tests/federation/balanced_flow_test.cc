@@ -19,8 +19,8 @@ using testing::ElementsAre;
 
 using Lists = std::vector<std::vector<ExpertIndex>>;
 
-Eigen::MatrixXd Matrix(const std::vector<std::vector<double>>& rows) {
-  Eigen::MatrixXd matrix(static_cast<Eigen::Index>(rows.size()),
+FitnessMatrix Matrix(const std::vector<std::vector<double>>& rows) {
+  FitnessMatrix matrix(static_cast<Eigen::Index>(rows.size()),
                          static_cast<Eigen::Index>(rows.front().size()));
   for (Eigen::Index r = 0; r < matrix.rows(); ++r) {
     for (Eigen::Index c = 0; c < matrix.cols(); ++c) {
@@ -30,7 +30,7 @@ Eigen::MatrixXd Matrix(const std::vector<std::vector<double>>& rows) {
   return matrix;
 }
 
-double Total(const Eigen::MatrixXd& fitness, const Lists& lists) {
+double Total(const FitnessMatrix& fitness, const Lists& lists) {
   double total = 0.0;
   for (std::size_t c = 0; c < lists.size(); ++c) {
     for (const ExpertIndex expert : lists[c])
@@ -40,7 +40,7 @@ double Total(const Eigen::MatrixXd& fitness, const Lists& lists) {
 }
 
 struct Problem {
-  Eigen::MatrixXd fitness;
+  FitnessMatrix fitness;
   std::vector<int> capacity;
   std::vector<int> lower;
   std::vector<int> upper;
@@ -176,7 +176,7 @@ TEST(SolveBalanced, TakesEachClientsFittestWhereTheBoundsAreLoose) {
 }
 
 TEST(SolveBalanced, NamesTheBoundsThatCannotBeMet) {
-  const Eigen::MatrixXd fitness = Eigen::MatrixXd::Zero(4, 4);
+  const FitnessMatrix fitness = FitnessMatrix::Zero(4, 4);
   const std::vector<int> capacity{3, 3, 3, 3};
   const auto message = [&](std::vector<int> units, std::vector<int> lower, std::vector<int> upper) {
     return SolveBalanced(fitness, units, lower, upper).status().ToString();
@@ -192,11 +192,12 @@ TEST(SolveBalanced, NamesTheBoundsThatCannotBeMet) {
             "clients, its lower bound is 3");
   // Sums fit, but one client cannot hold an expert twice.
   EXPECT_EQ(message({4, 1, 0, 0}, {0, 0, 0, 0}, {3, 2, 0, 0}),
-            "FAILED_PRECONDITION: no plan meets the load bounds");
+            "FAILED_PRECONDITION: no plan meets the load bounds: experts 2, 3 may have at most 0 clients "
+            "together (their upper bounds), and the clients' capacity puts at least 2 on them");
 }
 
 TEST(SolveBalanced, RefusesWhatIsNoProblem) {
-  const Eigen::MatrixXd fitness = Matrix({{0.0, 1.0}});
+  const FitnessMatrix fitness = Matrix({{0.0, 1.0}});
   const std::vector<int> one{1};
   const std::vector<int> two{1, 1};
   EXPECT_EQ(SolveBalanced(fitness, two, two, two).status(),
@@ -218,11 +219,11 @@ TEST(SolveTransportation, PrefersAmongEqualProfitsOnly) {
   const std::vector<int> one{1, 1};
   auto plan = SolveTransportation(profit, preference, one, one, one);
   ASSERT_TRUE(plan.ok());
-  EXPECT_THAT(*plan, ElementsAre(ElementsAre(1), ElementsAre(0)));
+  EXPECT_THAT(plan->experts, ElementsAre(ElementsAre(1), ElementsAre(0)));
   profit(0, 0) = 2;
   plan = SolveTransportation(profit, preference, one, one, one);
   ASSERT_TRUE(plan.ok());
-  EXPECT_THAT(*plan, ElementsAre(ElementsAre(0), ElementsAre(1)));
+  EXPECT_THAT(plan->experts, ElementsAre(ElementsAre(0), ElementsAre(1)));
 }
 
 TEST(IntegerProfits, ScaleTheLargestToTwoToTheForty) {
