@@ -16,7 +16,7 @@ namespace fedmoe {
 namespace {
 
 // Examples that trainers keep in memory between their tasks.
-constexpr std::uint64_t kMaxCachedBytes = std::uint64_t{512} << 20;
+constexpr std::uint64_t kMaxCachedBytes = std::uint64_t{256} << 20;
 // Simulated time without a round after which none will come.
 constexpr Milliseconds kMaxIdleMs = 100 * Milliseconds{86'400'000};
 
