@@ -73,6 +73,7 @@ class VirtualRun {
     TaskAssignment task;
     std::size_t client = 0;
     DueKey due;
+    std::uint64_t down_bytes = 0;          // what the client downloads for it
     std::shared_ptr<PendingTask> pending;  // null: nothing is computed for it
   };
 
@@ -103,7 +104,7 @@ class VirtualRun {
 
   void StartTask(const TaskAssignment& task);
   Status SettleState(const TaskAssignment& task, ClientState& state) const;
-  Result<TaskShards> FetchShards(const TaskAssignment& task, ClientPart& client);
+  Result<TaskShards> FetchShards(Flight& flight);
   void Compute(Flight& flight);
   void EndTask(TaskId task);
   Status Submit(const Flight& flight, TaskOutcome outcome);

@@ -99,9 +99,10 @@ Status VirtualRun::SettleState(const TaskAssignment& task, ClientState& state) c
 
 // The version's shards, mapped once for all clients; counts those that this client lacks as
 // downloads.
-Result<TaskShards> VirtualRun::FetchShards(const TaskAssignment& task, ClientPart& client) {
+Result<TaskShards> VirtualRun::FetchShards(Flight& flight) {
+  ClientPart& client = clients_[flight.client];
   TaskShards shards;
-  for (const ShardReference& reference : task.shards) {
+  for (const ShardReference& reference : flight.task.shards) {
     std::shared_ptr<const MappedRegion>& shared = shards_[reference.digest];
     if (shared == nullptr) {
       FEDMOE_ASSIGN_OR_RETURN(shared, store_->ReadShard(reference.digest));
@@ -109,17 +110,16 @@ Result<TaskShards> VirtualRun::FetchShards(const TaskAssignment& task, ClientPar
     shards[reference.shard] = shared;
     std::uint64_t& held = client.held[static_cast<std::size_t>(reference.shard)];
     const std::uint64_t key = KeyOf(reference.digest);
-    if (held != key) bytes_down_ += static_cast<std::uint64_t>(reference.bytes);
+    if (held != key) flight.down_bytes += static_cast<std::uint64_t>(reference.bytes);
     held = key;
   }
   return shards;
 }
 
 void VirtualRun::Compute(Flight& flight) {
-  ClientPart& client = clients_[flight.client];
-  Result<TaskShards> shards = FetchShards(flight.task, client);
+  Result<TaskShards> shards = FetchShards(flight);
   if (!shards.ok()) return Fail(shards.status());
-  const std::span<const std::byte> state = client.state->committed();
+  const std::span<const std::byte> state = clients_[flight.client].state->committed();
   flight.pending = std::make_shared<PendingTask>();
   pool_->Run(flight.due.first, flight.due.second,
              [runner = runner_.get(), pending = flight.pending, task = flight.task,
@@ -134,6 +134,7 @@ void VirtualRun::EndTask(TaskId task) {
   if (found == flights_.end()) return;
   const Flight flight = std::move(found->second);
   flights_.erase(found);
+  bytes_down_ += flight.down_bytes;
   if (flight.pending == nullptr) return;  // late: the deadline speaks
   TaskOutcome outcome = flight.pending->Wait();
   if (ending_) return;
@@ -192,6 +193,7 @@ void VirtualRun::GiveBack(const Flight& flight, const std::string& why) {
 void VirtualRun::DropFlight(TaskId task) {
   const auto found = flights_.find(task);
   if (found == flights_.end()) return;
+  bytes_down_ += found->second.down_bytes;
   if (found->second.pending != nullptr) found->second.pending->Cancel();
   due_.erase(found->second.due);
   flights_.erase(found);
