@@ -100,6 +100,8 @@ void AddAlignment(const SchemaSection& section, AlignmentOptions& alignment) {
                                      {"greedy", AlignmentStrategy::kGreedy},
                                      {"load_only", AlignmentStrategy::kLoadOnly},
                                      {"balanced", AlignmentStrategy::kBalanced}});
+  section.Choice<LoadUnit>("load", alignment.load.unit,
+                           {{"clients", LoadUnit::kClients}, {"tokens", LoadUnit::kTokens}});
   section.Number("slack", alignment.load.slack, {0.0, 10.0});
   section.Choice<AlignmentSolver>("solver", alignment.solver,
                                   {{"auto", AlignmentSolver::kAuto},

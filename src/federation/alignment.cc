@@ -49,8 +49,26 @@ Status ValidateSizes(const AlignmentProblem& problem) {
                            std::to_string(clients) + " clients x " + std::to_string(experts) +
                            " experts");
   }
+  if (!problem.weight.empty() && problem.weight.size() != clients) {
+    return InvalidArgument(std::to_string(problem.weight.size()) + " weights for " +
+                           std::to_string(clients) + " clients");
+  }
+  if (problem.expert_bytes.empty() != problem.room_bytes.empty() ||
+      (!problem.expert_bytes.empty() &&
+       (problem.expert_bytes.size() != experts || problem.room_bytes.size() != clients))) {
+    return InvalidArgument(std::to_string(problem.expert_bytes.size()) + " expert sizes for " +
+                           std::to_string(experts) + " experts and " +
+                           std::to_string(problem.room_bytes.size()) + " rooms for " +
+                           std::to_string(clients) + " clients; both or none");
+  }
   if (problem.round < 1) {
     return InvalidArgument("round is " + std::to_string(problem.round) + ", must be at least 1");
+  }
+  for (std::size_t e = 0; e < problem.expert_bytes.size(); ++e) {
+    if (problem.expert_bytes[e] > 0.0 && problem.expert_bytes[e] < 1e300) continue;
+    return InvalidArgument("expert " + std::to_string(e) + " is of " +
+                           std::to_string(problem.expert_bytes[e]) +
+                           " bytes, must be above 0 and finite");
   }
   return Status::Ok();
 }
@@ -66,6 +84,14 @@ Status ValidateProblem(const AlignmentProblem& problem) {
     if (problem.capacity[c] < 0 || problem.capacity[c] > problem.fitness.cols()) {
       return InvalidArgument("capacity of " + named + " is " + std::to_string(problem.capacity[c]) +
                              ", must be 0 to " + std::to_string(problem.fitness.cols()));
+    }
+    if (!problem.weight.empty() && !(problem.weight[c] > 0.0 && problem.weight[c] < 1e300)) {
+      return InvalidArgument("weight of " + named + " is " + std::to_string(problem.weight[c]) +
+                             ", must be above 0 and finite");
+    }
+    if (!problem.room_bytes.empty() && !(problem.room_bytes[c] >= 0.0)) {
+      return InvalidArgument("room of " + named + " is " + std::to_string(problem.room_bytes[c]) +
+                             " bytes, must be at least 0");
     }
     if (!problem.fitness.row(static_cast<Eigen::Index>(c)).allFinite()) {
       return InvalidArgument("fitness of " + named + " is not finite");
@@ -153,6 +179,8 @@ Result<AlignmentPlan> AlignLayer(const AlignmentProblem& problem, const Alignmen
   FEDMOE_ASSIGN_OR_RETURN(const ExpertLists lists, AlignWith(problem, options, memory, plan));
   AddAssignments(problem, lists, options, plan);
   if (plan.strategy == AlignmentStrategy::kBalanced) {
+    // With weights the solver has it.
+    if (IsWeighted(problem)) return plan;
     plan.bound = DualBound(problem, lists, plan.bounds, plan.prices, options.parallel);
   } else {
     plan.bound = DualBound(problem, lists, {}, {}, options.parallel);

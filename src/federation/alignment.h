@@ -72,6 +72,13 @@ struct AlignmentProblem {
   int layers = 1;                 // MoE layers: each has the same number of the experts, in order
   std::uint64_t seed = 0;
   RoundNumber round = 1;
+  // Balanced, optional. What an assignment of each client counts for in an expert's load, above 0
+  // (tokens, in any unit); empty: all the same.
+  std::vector<double> weight = {};
+  // Balanced, optional, both or none: the size of each expert and the room of each client for all
+  // of its experts; `capacity` is then only the most that it may get.
+  std::vector<double> expert_bytes = {};
+  std::vector<double> room_bytes = {};
 };
 
 struct Assignment {
@@ -95,6 +102,11 @@ struct AlignmentPlan {
   double floor_cv = 0.0;  // the integer floor of the CV for the same total
   double coverage = 0.0;  // share of experts with at least one client
   LoadBounds bounds;      // balanced only; as used, after any relaxation
+  // Balanced with weights or sizes: the bounds and the load in units of weight, and how much of the
+  // load lies outside of the bounds, as a share of all. `bounds` is then empty.
+  WeightedBounds weighted_bounds;
+  std::vector<double> weighted_load;
+  double violation = 0.0;
   // Balanced: by how many clients bounds had to be widened to be feasible; the most of any layer.
   int relaxed = 0;
   std::string conflict;  // balanced: the experts and bounds that could not be met before that
@@ -123,6 +135,9 @@ struct AlignmentMemory {
 // so that the layers' totals differ by one at most. Each layer is then solved for itself, with its
 // own columns, history, draws and share of the memory. A client that the static plan already gives
 // k_c experts keeps its split.
+//
+// With weights that differ, or with sizes, the problem is NP-hard: the plan is near the optimum, as
+// `gap` says, and meets the bounds or not, as `violation` says.
 //
 // INVALID_ARGUMENT for sizes that do not match, experts that the layers do not divide, or capacity
 // outside 0 to experts. FAILED_PRECONDITION for load bounds that cannot be met and may not be

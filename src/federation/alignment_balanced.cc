@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <utility>
 
 #include "federation/balanced_flow.h"
 #include "federation/bound_conflict.h"
 #include "federation/flow_repair.h"
 #include "federation/price_solver.h"
+#include "federation/weighted_alignment.h"
 
 namespace fedmoe {
 namespace {
@@ -75,10 +78,49 @@ Result<ExpertLists> ByPrices(const AlignmentProblem& problem, const ParallelFor&
   return std::move(repaired.experts);
 }
 
+bool AllTheSame(const std::vector<double>& weight) {
+  return std::adjacent_find(weight.begin(), weight.end(), std::not_equal_to<>()) == weight.end();
+}
+
+ExpertLists ByWeight(const AlignmentProblem& problem, const AlignmentOptions& options,
+                     AlignmentMemory& memory, AlignmentPlan& plan) {
+  const std::vector<double> weight =
+      problem.weight.empty() ? std::vector<double>(problem.clients.size(), 1.0) : problem.weight;
+  plan.weighted_bounds = WeightedBoundsFor(problem.load, problem.capacity, weight, options.load);
+  if (!problem.expert_bytes.empty()) {
+    // Nobody need fill the room, so nothing can be asked of the sum.
+    std::fill(plan.weighted_bounds.lower.begin(), plan.weighted_bounds.lower.end(), 0.0);
+  }
+  const WeightedProblem weighted{problem.fitness,
+                                 problem.capacity,
+                                 weight,
+                                 plan.weighted_bounds.lower,
+                                 plan.weighted_bounds.upper,
+                                 problem.expert_bytes,
+                                 problem.room_bytes,
+                                 options.parallel};
+  WeightedSolution solution = SolveWeighted(weighted, memory.prices);
+  plan.solver = AlignmentSolver::kPrices;
+  plan.bound = solution.bound;
+  plan.sweeps = solution.steps;
+  plan.repairs = solution.moves;
+  plan.prices = std::move(solution.price);
+  plan.weighted_load = std::move(solution.load);
+  const double all = std::accumulate(plan.weighted_load.begin(), plan.weighted_load.end(), 0.0);
+  plan.violation = all > 0.0 ? solution.violation / all : 0.0;
+  memory.prices = plan.prices;
+  return std::move(solution.experts);
+}
+
 }  // namespace
+
+bool IsWeighted(const AlignmentProblem& problem) {
+  return !problem.expert_bytes.empty() || !AllTheSame(problem.weight);
+}
 
 Result<ExpertLists> AlignBalanced(const AlignmentProblem& problem, const AlignmentOptions& options,
                                   AlignmentMemory& memory, AlignmentPlan& plan) {
+  if (IsWeighted(problem)) return ByWeight(problem, options, memory, plan);
   plan.bounds = BoundsFor(problem.load, problem.capacity, options.load);
   FEDMOE_RETURN_IF_ERROR(MakeFeasible(problem, options.relax_bounds, plan));
   const bool exact =

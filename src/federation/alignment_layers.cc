@@ -99,6 +99,16 @@ AlignmentProblem ProblemOfLayer(const AlignmentProblem& problem,
           ? problem.seed
           : MixKey({problem.seed, KeyOf("alignment.layer"), static_cast<std::uint64_t>(layer)});
   part.round = problem.round;
+  part.weight = problem.weight;
+  if (!problem.expert_bytes.empty()) {
+    part.expert_bytes.assign(problem.expert_bytes.begin() + first,
+                             problem.expert_bytes.begin() + first + count);
+    // A layer's share of the room is its share of the capacity.
+    for (std::size_t c = 0; c < problem.room_bytes.size(); ++c) {
+      const int all = problem.capacity[c];
+      part.room_bytes.push_back(all > 0 ? problem.room_bytes[c] * part.capacity[c] / all : 0.0);
+    }
+  }
   return part;
 }
 
@@ -157,6 +167,14 @@ AlignmentPlan JoinPlans(const AlignmentProblem& problem, const std::vector<Align
                        ": " + part.conflict;
     }
     plan.bound += part.bound;
+    const auto append = [](std::vector<double>& to, const std::vector<double>& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
+    append(plan.weighted_bounds.lower, part.weighted_bounds.lower);
+    append(plan.weighted_bounds.upper, part.weighted_bounds.upper);
+    append(plan.weighted_load, part.weighted_load);
+    plan.weighted_bounds.target += part.weighted_bounds.target / static_cast<double>(layers.size());
+    plan.violation += part.violation / static_cast<double>(layers.size());
     plan.prices.insert(plan.prices.end(), part.prices.begin(), part.prices.end());
     plan.solver = part.solver;
     plan.sweeps += part.sweeps;

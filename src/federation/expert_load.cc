@@ -63,27 +63,55 @@ LoadBounds BoundsFor(const ExpertLoad& load, std::span<const int> capacity,
   return bounds;
 }
 
+WeightedBounds WeightedBoundsFor(const ExpertLoad& load, std::span<const int> capacity,
+                                 std::span<const double> weight, const LoadOptions& options) {
+  WeightedBounds bounds;
+  double total = 0.0;
+  double assignments = 0.0;
+  double heaviest = 0.0;
+  for (std::size_t c = 0; c < capacity.size(); ++c) {
+    total += capacity[c] * weight[c];
+    assignments += capacity[c];
+    if (capacity[c] > 0) heaviest = std::max(heaviest, weight[c]);
+  }
+  const double mean = assignments > 0.0 ? total / assignments : 0.0;
+  bounds.target = total / static_cast<double>(std::max<std::size_t>(1, load.deficit.size()));
+  for (const double deficit : load.deficit) {
+    const double lower = (1.0 - options.slack) * bounds.target + deficit * mean - heaviest / 2.0;
+    const double upper = (1.0 + options.slack) * bounds.target + deficit * mean + heaviest / 2.0;
+    bounds.lower.push_back(std::max(0.0, lower));
+    bounds.upper.push_back(std::max(bounds.lower.back(), upper));
+  }
+  return bounds;
+}
+
 void RecordRound(ExpertLoad& load, std::span<const std::int64_t> assignments,
                  std::span<const double> tokens, const LoadOptions& options, int layers) {
   const std::size_t experts = load.deficit.size();
   if (experts == 0) return;
   const std::size_t per_layer = experts / static_cast<std::size_t>(layers);
   double target = 0.0;
+  double by_token = 0.0;  // assignments
   for (std::size_t e = 0; e < experts; ++e) {
     if (e % per_layer == 0) {
       const auto layer = assignments.subspan(e, per_layer);
       const double total =
           static_cast<double>(std::accumulate(layer.begin(), layer.end(), std::int64_t{0}));
       target = total / static_cast<double>(per_layer);
+      const auto trained = tokens.subspan(e, per_layer);
+      const double all = std::accumulate(trained.begin(), trained.end(), 0.0);
+      by_token = all > 0.0 ? total / all : 0.0;
     }
+    const double actual = options.unit == LoadUnit::kTokens ? tokens[e] * by_token
+                                                            : static_cast<double>(assignments[e]);
     load.assignments[e] += assignments[e];
     load.round_assignments[e] = assignments[e];
     load.tokens[e] += tokens[e];
     load.round_tokens[e] = tokens[e];
     load.average_tokens[e] =
         (1.0 - options.average_beta) * load.average_tokens[e] + options.average_beta * tokens[e];
-    load.deficit[e] = std::clamp(load.deficit[e] + (target - static_cast<double>(assignments[e])),
-                                 -options.deficit_limit, options.deficit_limit);
+    load.deficit[e] = std::clamp(load.deficit[e] + (target - actual), -options.deficit_limit,
+                                 options.deficit_limit);
   }
 }
 

@@ -8,7 +8,14 @@
 
 namespace fedmoe {
 
+// What an expert's load is counted in.
+enum class LoadUnit {
+  kClients,  // "clients": each assignment counts the same
+  kTokens,   // "tokens": an assignment counts as the tokens that the client will train it with
+};
+
 struct LoadOptions {
+  LoadUnit unit = LoadUnit::kClients;
   double slack = 0.0;          // s in the bounds; 0 is the most even plan
   double average_beta = 0.3;   // of the moving average of tokens
   double deficit_limit = 2.0;  // D_e is clipped to +- this many assignments
@@ -33,12 +40,27 @@ struct LoadBounds {
                            // the number of clients
 };
 
+// The same in units of weight, where clients weigh differently.
+struct WeightedBounds {
+  double target = 0.0;
+  std::vector<double> lower;
+  std::vector<double> upper;
+};
+
+// Of the experts of one layer, each of a client's k_c assignments weighing weight[c]:
+// max(0, (1 - s) target + D_e w - h) and (1 + s) target + D_e w + h, where the target is
+// sum_c k_c weight[c] over experts, w the mean weight of an assignment and h half of the greatest:
+// no split is finer than a client.
+WeightedBounds WeightedBoundsFor(const ExpertLoad& load, std::span<const int> capacity,
+                                 std::span<const double> weight, const LoadOptions& options);
+
 // Of the experts of one layer.
 LoadBounds BoundsFor(const ExpertLoad& load, std::span<const int> capacity,
                      const LoadOptions& options);
 
 // After a commit: adds the round's assignments and tokens and moves D_e <- clip(D_e + (target_e -
-// actual_e)), where the target is the mean of e's layer.
+// actual_e)), where the target is the mean of e's layer. By tokens, actual_e is e's share of the
+// layer's tokens, in assignments.
 void RecordRound(ExpertLoad& load, std::span<const std::int64_t> assignments,
                  std::span<const double> tokens, const LoadOptions& options, int layers = 1);
 

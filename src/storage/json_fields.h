@@ -58,11 +58,13 @@ FEDMOE_JSON_FIELDS(Verdict, reason, detail)
 FEDMOE_JSON_FIELDS(ExpertLoad, assignments, round_assignments, tokens, round_tokens, average_tokens,
                    deficit)
 FEDMOE_JSON_FIELDS(LoadBounds, target, lower, upper)
+FEDMOE_JSON_FIELDS(WeightedBounds, target, lower, upper)
 FEDMOE_JSON_FIELDS(FitnessTable::Row, value, second, seen, second_seen, context, tried, trials)
 FEDMOE_JSON_FIELDS(FitnessTable, experts, layers, rows)
 FEDMOE_JSON_FIELDS(Assignment, client, expert, fitness, reason)
 FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, bound, gap, cv, floor_cv,
-                   coverage, bounds, relaxed, conflict, prices, solver, sweeps, repairs)
+                   coverage, bounds, relaxed, conflict, prices, solver, sweeps, repairs,
+                   weighted_bounds, weighted_load, violation)
 FEDMOE_JSON_FIELDS(AlignmentMemory, pinned, prices)
 
 FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, bonus, movement, held, experts,

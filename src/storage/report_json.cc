@@ -61,7 +61,11 @@ Json AlignmentJson(const AlignmentPlan& plan) {
           {"conflict", plan.conflict},
           {"prices", plan.prices},
           {"lower", plan.bounds.lower},
-          {"upper", plan.bounds.upper}};
+          {"upper", plan.bounds.upper},
+          {"weighted_load", plan.weighted_load},
+          {"weighted_lower", plan.weighted_bounds.lower},
+          {"weighted_upper", plan.weighted_bounds.upper},
+          {"violation", plan.violation}};
 }
 
 }  // namespace

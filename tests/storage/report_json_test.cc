@@ -80,7 +80,8 @@ TEST(ReportJson, IsOneLineWithTheDocumentedKeysInOrder) {
       R"("client_expert_information_nats":0.4,"alignment":{"strategy":"balanced",)"
       R"("objective":1.25,"bound":0.0,"gap":0.0,"solver":"auto","cv":0.0,"floor_cv":0.0,)"
       R"("coverage":1.0,"load":[1,1],"relaxed":0,"conflict":"","prices":[],)"
-      R"("lower":[1,1],"upper":[1,2]},"global_accuracy":0.75,"global_accuracy_reason":null,)"
+      R"("lower":[1,1],"upper":[1,2],"weighted_load":[],"weighted_lower":[],)"
+      R"("weighted_upper":[],"violation":0.0},"global_accuracy":0.75,"global_accuracy_reason":null,)"
       R"("global_loss":null,"personalised_accuracy":null,)"
       R"("personalised_accuracy_reason":"no_clients","personalised_loss":null,"bytes_down":100,)"
       R"("bytes_up":50,"model_digest":"abc"})");
