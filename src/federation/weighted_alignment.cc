@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kMaxSteps = 80;
 constexpr int kPatience = 12;
+constexpr int kImprovements = 4;  // passes over the clients
 constexpr int kParts = 16;
 constexpr int kMaxNodes = 4000;  // of a client's search
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -48,6 +49,7 @@ class Weighted {
       solution.experts[c] = std::move(chosen.choices[c].experts);
     }
     Repair(solution);
+    Improve(solution);
     for (auto& experts : solution.experts) std::sort(experts.begin(), experts.end());
     solution.violation = TotalViolation(solution.load);
     return solution;
@@ -248,20 +250,10 @@ class Weighted {
 
   void Consider(std::int64_t client, int from, int to, const std::vector<double>& load,
                 Move& best) const {
-    const double weight = Weight(client);
-    double mended = 0.0;
-    double lost = 0.0;
-    if (from >= 0) {
-      const auto index = static_cast<std::size_t>(from);
-      mended += Violation(index, load[index]) - Violation(index, load[index] - weight);
-      lost += problem_.fitness(client, from);
-    }
-    if (to >= 0) {
-      const auto index = static_cast<std::size_t>(to);
-      mended += Violation(index, load[index]) - Violation(index, load[index] + weight);
-      lost -= problem_.fitness(client, to);
-    }
-    if (mended <= 1e-9 * weight) return;
+    const double mended = -Harm(client, from, to, load);
+    const double lost = (from >= 0 ? problem_.fitness(client, from) : 0.0) -
+                        (to >= 0 ? problem_.fitness(client, to) : 0.0);
+    if (mended <= 1e-9 * Weight(client)) return;
     const double rate = lost / mended;
     if (rate < best.rate) best = {client, from, to, mended, rate};
   }
@@ -282,33 +274,89 @@ class Weighted {
   }
 
   void ConsiderClient(std::int64_t client, const WeightedSolution& solution, Move& best) const {
-    const auto& held = solution.experts[static_cast<std::size_t>(client)];
+    ForEachMove(client, solution.experts[static_cast<std::size_t>(client)],
+                [&](int from, int to) { Consider(client, from, to, solution.load, best); });
+  }
+
+  static bool Contains(const std::vector<ExpertIndex>& held, std::size_t expert) {
+    return std::find(held.begin(), held.end(), static_cast<ExpertIndex>(expert)) != held.end();
+  }
+
+  // What the moves of one client are: calls visit(from, to), -1 for nothing, for all that fit.
+  template <typename Visit>
+  void ForEachMove(std::int64_t client, const std::vector<ExpertIndex>& held,
+                   const Visit& visit) const {
     double room = kInfinity;
     if (HasSizes()) {
       room = problem_.room_bytes[static_cast<std::size_t>(client)];
       for (const ExpertIndex e : held) room -= problem_.expert_bytes[static_cast<std::size_t>(e)];
       const auto capacity =
           static_cast<std::size_t>(problem_.capacity[static_cast<std::size_t>(client)]);
-      for (const ExpertIndex e : held) Consider(client, e, -1, solution.load, best);
+      for (const ExpertIndex e : held) visit(e, -1);
       for (std::size_t to = 0; held.size() < capacity && to < experts_; ++to) {
-        if (problem_.expert_bytes[to] > room || Contains(held, to)) continue;
-        Consider(client, -1, static_cast<int>(to), solution.load, best);
+        if (problem_.expert_bytes[to] <= room && !Contains(held, to)) {
+          visit(-1, static_cast<int>(to));
+        }
       }
     }
     for (std::size_t to = 0; to < experts_; ++to) {
       if (Contains(held, to)) continue;
       for (const ExpertIndex from : held) {
-        if (HasSizes() && problem_.expert_bytes[to] >
-                              room + problem_.expert_bytes[static_cast<std::size_t>(from)]) {
-          continue;
+        if (!HasSizes() || problem_.expert_bytes[to] <=
+                               room + problem_.expert_bytes[static_cast<std::size_t>(from)]) {
+          visit(from, static_cast<int>(to));
         }
-        Consider(client, from, static_cast<int>(to), solution.load, best);
       }
     }
   }
 
-  static bool Contains(const std::vector<ExpertIndex>& held, std::size_t expert) {
-    return std::find(held.begin(), held.end(), static_cast<ExpertIndex>(expert)) != held.end();
+  void Apply(const Move& move, WeightedSolution& solution) const {
+    auto& held = solution.experts[static_cast<std::size_t>(move.client)];
+    if (move.from >= 0) {
+      held.erase(std::find(held.begin(), held.end(), move.from));
+      solution.load[static_cast<std::size_t>(move.from)] -= Weight(move.client);
+    }
+    if (move.to >= 0) {
+      held.push_back(move.to);
+      solution.load[static_cast<std::size_t>(move.to)] += Weight(move.client);
+    }
+  }
+
+  // Client after client, the move that gains most fitness and harms no bound, a few times over.
+  void Improve(WeightedSolution& solution) const {
+    bool changed = true;
+    for (int pass = 0; changed && pass < kImprovements; ++pass) {
+      changed = false;
+      for (std::int64_t c = 0; c < clients_; ++c) {
+        Move best{.client = c};
+        double most = 0.0;
+        ForEachMove(c, solution.experts[static_cast<std::size_t>(c)], [&](int from, int to) {
+          const double gain = (to >= 0 ? problem_.fitness(c, to) : 0.0) -
+                              (from >= 0 ? problem_.fitness(c, from) : 0.0);
+          if (gain <= most || Harm(c, from, to, solution.load) > 0.0) return;
+          most = gain;
+          best.from = from;
+          best.to = to;
+        });
+        if (most <= 0.0) continue;
+        Apply(best, solution);
+        ++solution.moves;
+        changed = true;
+      }
+    }
+  }
+
+  // By how much the move would raise the violation; may be negative.
+  double Harm(std::int64_t client, int from, int to, const std::vector<double>& load) const {
+    double harm = 0.0;
+    const auto add = [&](int expert, double change) {
+      if (expert < 0) return;
+      const auto index = static_cast<std::size_t>(expert);
+      harm += Violation(index, load[index] + change) - Violation(index, load[index]);
+    };
+    add(from, -Weight(client));
+    add(to, Weight(client));
+    return harm;
   }
 
   // Every move mends something, by more than rounding, so this ends.
@@ -316,15 +364,7 @@ class Weighted {
     while (TotalViolation(solution.load) > 0.0) {
       const Move move = BestMove(solution);
       if (move.client < 0) return;
-      auto& held = solution.experts[static_cast<std::size_t>(move.client)];
-      if (move.from >= 0) {
-        held.erase(std::find(held.begin(), held.end(), move.from));
-        solution.load[static_cast<std::size_t>(move.from)] -= Weight(move.client);
-      }
-      if (move.to >= 0) {
-        held.push_back(move.to);
-        solution.load[static_cast<std::size_t>(move.to)] += Weight(move.client);
-      }
+      Apply(move, solution);
       ++solution.moves;
     }
   }
