@@ -10,7 +10,7 @@ enum ExitCode : int {
   kExitConfiguration = 2,  // usage or configuration; nothing was touched
   kExitDirectory = 3,  // run or state directory: locked, holds a run already, or holds another run
   kExitAddress = 4,    // coordinator: cannot listen
-  kExitData = 4,       // client: its data cannot be read
+  kExitData = 4,       // client: its data cannot be read; align: the problem cannot
   kExitGaveUp = 5,     // client: no coordinator within retry.limit_s
   kExitRefused = 6,    // client: the coordinator turned it away
   kExitStopped = 7,    // coordinator: stopped on request before all rounds were done

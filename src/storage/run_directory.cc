@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "storage/lines.h"
 #include "storage/state_json.h"
 
 namespace fedmoe {
@@ -20,8 +21,6 @@ constexpr char kRoundsName[] = "rounds.jsonl";
 constexpr char kAssignmentsName[] = "assignments.csv";
 constexpr char kAssignmentsHeader[] = "round,client,expert,fitness,reason";
 constexpr std::string_view kRoundKey = "{\"round\":";
-constexpr std::uint64_t kWindowBytes = 1 << 20;
-constexpr std::uint64_t kMaxLineBytes = 64 << 20;
 
 // The whole number that `text` begins with, followed by `after`; nullopt for anything else.
 std::optional<RoundNumber> NumberBefore(std::string_view text, char after) {
@@ -35,30 +34,6 @@ std::optional<RoundNumber> NumberBefore(std::string_view text, char after) {
 std::optional<RoundNumber> RoundOfReport(std::string_view line) {
   if (!line.starts_with(kRoundKey) || !line.ends_with('}')) return std::nullopt;
   return NumberBefore(line.substr(kRoundKey.size()), ',');
-}
-
-// Calls `use` with each line that ends in a newline, without it. The bytes after the last one are a
-// torn line: returns whether there are any.
-Result<bool> ForEachLine(FileSystem& files, const std::string& path,
-                         const std::function<Status(std::string_view)>& use) {
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file, files.Open(path));
-  FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, file->Size());
-  std::string pending;
-  for (std::uint64_t at = 0; at < size;) {
-    const std::uint64_t count = std::min(kWindowBytes, size - at);
-    const std::size_t known = pending.size();
-    pending.resize(known + count);
-    FEDMOE_RETURN_IF_ERROR(
-        file->ReadAt(at, std::as_writable_bytes(std::span(pending).subspan(known))));
-    at += count;
-    std::size_t begin = 0;
-    for (std::size_t end; (end = pending.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      FEDMOE_RETURN_IF_ERROR(use(std::string_view(pending).substr(begin, end - begin)));
-    }
-    pending.erase(0, begin);
-    if (pending.size() > kMaxLineBytes) return DataLoss(path + ": a line has no end");
-  }
-  return !pending.empty();
 }
 
 // Rewrites the file, atomically, with those of its whole lines that `keep` wants; leaves it alone
