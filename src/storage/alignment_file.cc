@@ -63,14 +63,13 @@ Status SetClients(const ClientTable& table, const Place& place, AlignmentProblem
   return Status::Ok();
 }
 
-// "line 3, column 5" of a byte.
+// "line 3, column 5" of a byte, counted from 1.
 std::string PlaceOf(std::string_view text, std::size_t byte) {
-  const std::string_view before = text.substr(0, std::min(byte, text.size()));
+  const std::string_view before = text.substr(0, std::min(byte == 0 ? 0 : byte - 1, text.size()));
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-  const std::size_t start = before.rfind('\n');
-  const std::size_t column =
-      start == std::string_view::npos ? before.size() : before.size() - start;
-  return fmt::format("line {}, column {}", line, column);
+  const std::size_t newline = before.rfind('\n');
+  const std::size_t start = newline == std::string_view::npos ? 0 : newline + 1;
+  return fmt::format("line {}, column {}", line, before.size() - start + 1);
 }
 
 Result<nlohmann::json> ParseJson(const std::string& text, const std::string& name) {
