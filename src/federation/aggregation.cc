@@ -24,7 +24,7 @@ std::vector<double> Normalized(std::vector<double> weights) {
 std::vector<double> ExampleWeights(const std::vector<AcceptedUpdate>& updates) {
   std::vector<double> weights;
   for (const AcceptedUpdate& update : updates) {
-    weights.push_back(static_cast<double>(update.feedback.examples));
+    weights.push_back(static_cast<double>(update.feedback.examples) * update.trunk_factor);
   }
   return Normalized(std::move(weights));
 }
@@ -50,6 +50,9 @@ std::vector<double> ExpertWeights(const std::vector<AcceptedUpdate>& updates, Ex
           weight = 1.0;
           break;
       }
+    }
+    if (!update.expert_factors.empty()) {
+      weight *= update.expert_factors[static_cast<std::size_t>(expert)];
     }
     weights.push_back(weight);
   }

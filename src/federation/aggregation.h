@@ -18,6 +18,12 @@ enum class ServerOptimizer {
 };  // Reddi et al., arXiv 2003.00295
 enum class ExpertWeighting { kTokens, kExamples, kUniform };
 
+// How a client's share depends on how often it takes part.
+enum class ParticipationWeighting {
+  kPlain,  // "plain": not at all, so that clients that are seldom there count less over time
+  kFedAU,  // "fedau": times the mean of its past participation gaps, in the trunk and each expert
+};
+
 struct AggregationOptions {
   ServerOptimizer optimizer = ServerOptimizer::kFedAvg;
   double learning_rate = 1.0;
@@ -25,6 +31,8 @@ struct AggregationOptions {
   double beta2 = 0.99;
   double tau = 1e-3;  // adaptivity
   ExpertWeighting expert_weighting = ExpertWeighting::kTokens;
+  ParticipationWeighting participation = ParticipationWeighting::kPlain;
+  int gap_cutoff = 50;  // fedau: rounds after which a gap is counted as ended; at least 1
 };
 // Moments a block needs: 0, 1 (FedAvgM) or 2 (FedAdam, FedYogi) arrays of its size.
 int MomentCount(ServerOptimizer optimizer);
@@ -35,6 +43,9 @@ struct AcceptedUpdate {
   ClientId client;
   std::vector<ExpertIndex> experts;  // assigned
   TrainingFeedback feedback;
+  // Factors of its weights: in the trunk, and in each expert (empty: 1).
+  double trunk_factor = 1.0;
+  std::vector<double> expert_factors = {};
 };
 
 // The weights of one block: `weights[i]` belongs to update i of the plan; for kRowsByTokens

@@ -61,6 +61,7 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
   const auto experts = static_cast<std::size_t>(options.spec.experts);
   std::vector<std::int64_t> assignments(experts, 0);
   std::vector<double> tokens(experts, 0.0);
+  std::map<ClientId, std::vector<ExpertIndex>> trained;
   for (const auto& [id, task] : state.tasks) {
     if (task.status != TaskStatus::kAccepted) continue;
     const TrainingFeedback& feedback = task.feedback;
@@ -68,9 +69,11 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
         state.fitness, task.assignment.client,
         {.feedback = feedback, .experts = task.assignment.experts, .round = task.assignment.round},
         options.fitness);
+    std::vector<ExpertIndex>& trained_here = trained[task.assignment.client];
     for (const ExpertIndex expert : task.assignment.experts) {
       const auto e = static_cast<std::size_t>(expert);
       if (feedback.tokens[e] <= 0.0) continue;
+      trained_here.push_back(expert);
       ++assignments[e];
       tokens[e] += feedback.tokens[e];
     }
@@ -88,6 +91,13 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
                                      options.participation.deadline_ms);
   }
   RecordRound(state.load, assignments, tokens, options.alignment.load, options.spec.layers);
+  if (options.aggregation.participation == ParticipationWeighting::kPlain) return;
+  std::vector<ClientId> trainers;
+  for (const auto& [id, client] : state.clients) {
+    if (client.role == ClientRole::kTrainer) trainers.push_back(id);
+  }
+  RecordParticipation(state.participation, trainers, trained, options.spec.experts,
+                      options.aggregation.gap_cutoff);
 }
 
 // The client's part of the report, after its task.
@@ -162,10 +172,16 @@ Aggregate AggregateAction(const RoundState& state, const RunOptions& options) {
   std::vector<AcceptedUpdate> accepted;
   for (const auto& [id, task] : state.tasks) {
     if (task.status != TaskStatus::kAccepted) continue;
-    accepted.push_back(AcceptedUpdate{.task = id,
-                                      .client = task.assignment.client,
-                                      .experts = task.assignment.experts,
-                                      .feedback = task.feedback});
+    AcceptedUpdate& update = accepted.emplace_back();
+    update.task = id;
+    update.client = task.assignment.client;
+    update.experts = task.assignment.experts;
+    update.feedback = task.feedback;
+    if (options.aggregation.participation == ParticipationWeighting::kPlain) continue;
+    update.trunk_factor = state.participation.Trunk(update.client);
+    for (ExpertIndex e = 0; e < options.spec.experts; ++e) {
+      update.expert_factors.push_back(state.participation.Expert(update.client, e));
+    }
   }
   return Aggregate{.round = state.round,
                    .base_version = state.version,

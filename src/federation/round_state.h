@@ -11,6 +11,7 @@
 #include "federation/alignment.h"
 #include "federation/capacity.h"
 #include "federation/fitness.h"
+#include "federation/participation.h"
 #include "federation/messages.h"
 #include "federation/round_report.h"
 #include "federation/task.h"
@@ -87,6 +88,7 @@ struct RoundState {
 
   FitnessTable fitness;
   ExpertLoad load;
+  ParticipationTable participation;  // fedau only
   AlignmentMemory alignment_memory;
 
   // The round in hand (version + 1) while reporting, aggregating or checkpointing.

@@ -66,6 +66,8 @@ FEDMOE_JSON_FIELDS(AlignmentPlan, strategy, assignments, load, objective, bound,
                    coverage, bounds, relaxed, conflict, prices, solver, sweeps, repairs,
                    weighted_bounds, weighted_load, violation)
 FEDMOE_JSON_FIELDS(AlignmentMemory, pinned, prices)
+FEDMOE_JSON_FIELDS(ParticipationGap, since, gaps, mean)
+FEDMOE_JSON_FIELDS(ParticipationTable, rows)
 
 FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, bonus, movement, held, experts,
                    outcome, examples, train_loss, train_s)
@@ -83,10 +85,10 @@ FEDMOE_JSON_FIELDS(TaskState, assignment, instance, status, reject, feedback)
 FEDMOE_JSON_FIELDS(EvaluationResult, task, correct, loss, examples)
 FEDMOE_JSON_FIELDS(EvaluationState, report, deadline_ms, tasks, evaluator_task, results)
 FEDMOE_JSON_FIELDS(RoundState, phase, status, status_detail, now_ms, stop_requested, clients,
-                   next_session, next_task, version, shards, fitness, load, alignment_memory, round,
-                   attempt, started_ms, first_started_ms, cohort, selected, connected_trainers,
-                   plan, next_alignment_memory, tasks, cells, cell_quorum_ms, new_shards, rejected,
-                   sitting_out, evaluations)
+                   next_session, next_task, version, shards, fitness, load, participation,
+                   alignment_memory, round, attempt, started_ms, first_started_ms, cohort, selected,
+                   connected_trainers, plan, next_alignment_memory, tasks, cells, cell_quorum_ms,
+                   new_shards, rejected, sitting_out, evaluations)
 
 FEDMOE_JSON_FIELDS(ClientJoined, at_ms, client, role, instance, profile)
 FEDMOE_JSON_FIELDS(Heartbeat, at_ms, client, session)
