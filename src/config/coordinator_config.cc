@@ -168,9 +168,9 @@ void AddAggregation(const SchemaSection& section, AggregationOptions& aggregatio
                                   {{"tokens", ExpertWeighting::kTokens},
                                    {"examples", ExpertWeighting::kExamples},
                                    {"uniform", ExpertWeighting::kUniform}});
-  section.Choice<ParticipationWeighting>("participation", aggregation.participation,
-                                         {{"plain", ParticipationWeighting::kPlain},
-                                          {"fedau", ParticipationWeighting::kFedAU}});
+  section.Choice<ParticipationWeighting>(
+      "participation", aggregation.participation,
+      {{"plain", ParticipationWeighting::kPlain}, {"fedau", ParticipationWeighting::kFedAU}});
   section.Integer("gap_cutoff", aggregation.gap_cutoff, {1, 1'000'000});
 }
 

@@ -11,8 +11,8 @@
 #include "federation/alignment.h"
 #include "federation/capacity.h"
 #include "federation/fitness.h"
-#include "federation/participation.h"
 #include "federation/messages.h"
+#include "federation/participation.h"
 #include "federation/round_report.h"
 #include "federation/task.h"
 

@@ -21,7 +21,7 @@ using Lists = std::vector<std::vector<ExpertIndex>>;
 
 FitnessMatrix Matrix(const std::vector<std::vector<double>>& rows) {
   FitnessMatrix matrix(static_cast<Eigen::Index>(rows.size()),
-                         static_cast<Eigen::Index>(rows.front().size()));
+                       static_cast<Eigen::Index>(rows.front().size()));
   for (Eigen::Index r = 0; r < matrix.rows(); ++r) {
     for (Eigen::Index c = 0; c < matrix.cols(); ++c) {
       matrix(r, c) = rows[static_cast<std::size_t>(r)][static_cast<std::size_t>(c)];
@@ -191,9 +191,10 @@ TEST(SolveBalanced, NamesTheBoundsThatCannotBeMet) {
             "FAILED_PRECONDITION: no plan meets the load bounds: expert 3 can get at most 2 "
             "clients, its lower bound is 3");
   // Sums fit, but one client cannot hold an expert twice.
-  EXPECT_EQ(message({4, 1, 0, 0}, {0, 0, 0, 0}, {3, 2, 0, 0}),
-            "FAILED_PRECONDITION: no plan meets the load bounds: experts 2, 3 may have at most 0 clients "
-            "together (their upper bounds), and the clients' capacity puts at least 2 on them");
+  EXPECT_EQ(
+      message({4, 1, 0, 0}, {0, 0, 0, 0}, {3, 2, 0, 0}),
+      "FAILED_PRECONDITION: no plan meets the load bounds: experts 2, 3 may have at most 0 clients "
+      "together (their upper bounds), and the clients' capacity puts at least 2 on them");
 }
 
 TEST(SolveBalanced, RefusesWhatIsNoProblem) {
