@@ -1,5 +1,6 @@
 """The plots of an experiment: PNG files of matplotlib, which may be absent."""
 
+import io
 import statistics
 
 from experiments import groups_of
@@ -8,6 +9,7 @@ MAX_COLUMNS = 3
 HEAT_ARMS = ("balanced", "greedy", "random", "static")
 HEAT_WINDOWS = 4  # parts of the run, each a map
 DPI = 90
+COLOURS = 256
 
 
 def load_matplotlib():
@@ -41,8 +43,12 @@ def colours(pyplot, arms):
 
 
 def save(pyplot, figure, path):
-    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    """With a palette, which makes the file a third of its size."""
+    from PIL import Image  # matplotlib needs it, so it is there
+    pixels = io.BytesIO()
+    figure.savefig(pixels, dpi=DPI, bbox_inches="tight")
     pyplot.close(figure)
+    Image.open(pixels).convert("RGB").quantize(COLOURS).save(path, optimize=True)
     return path
 
 
@@ -56,34 +62,59 @@ def legend_below(figure, axes):
                   ncols=min(8, max(1, len(entries))))
 
 
+def runs_of(runs, group, arm):
+    return [run for run in runs if (run.group, run.arm) == (group, arm)]
+
+
+def summarised(rounds, curves):
+    """(round, mean, least, greatest) of curves of equal length, where all of them have a value."""
+    return [(number, statistics.fmean(values), min(values), max(values)) for number, *values in zip(rounds, *curves)
+            if None not in values]
+
+
 def band(runs, metric):
-    """Rounds, and the mean, least and greatest of the runs where all of them measured it."""
-    points = []
-    for entries in zip(*(run.reports for run in runs)):
-        values = [entry[metric] for entry in entries]
-        if None not in values:
-            points.append((entries[0]["round"], statistics.fmean(values), min(values), max(values)))
-    return list(zip(*points))
+    if not runs:
+        return []
+    return summarised([report["round"] for report in runs[0].reports], [run.curve(metric) for run in runs])
+
+
+def band_apart(runs, champions, metric):
+    """The same of what a run is above the champion's of its seed."""
+    by_seed = {run.seed: run.curve(metric) for run in champions}
+    curves = [[None if None in pair else pair[0] - pair[1] for pair in zip(run.curve(metric), by_seed[run.seed])]
+              for run in runs if run.seed in by_seed]
+    return summarised([report["round"] for report in runs[0].reports], curves) if curves else []
+
+
+def draw_band(axis, points, colour, label):
+    """A line of means in the band from the least to the greatest, in points of a hundred."""
+    rounds, *curves = zip(*points)
+    middle, least, greatest = ([100 * value for value in curve] for curve in curves)
+    axis.plot(rounds, middle, color=colour, label=label, linewidth=1.2)
+    axis.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
 
 
 def plot_accuracy(pyplot, experiment, runs, path):
-    """Global and personalised accuracy over rounds: means of the seeds, in the band from the least to the greatest."""
+    """Accuracy over rounds. Of one group: global, personalised, and what each is apart from the champion on the same seed;
+    of several: the experiment's metric in each group."""
     groups = groups_of(runs)
-    metrics = ("global_accuracy", "personalised_accuracy")
     colour = colours(pyplot, experiment.arms)
-    figure, axes = panels(pyplot, len(groups) * 2 if len(groups) == 1 else len(groups))
-    shown = [(groups[0], metric) for metric in metrics] if len(groups) == 1 else [(g, metrics[0]) for g in groups]
-    for axis, (group, metric) in zip(axes, shown):
+    if len(groups) == 1:
+        shown = [(groups[0], "global_accuracy", False), (groups[0], "personalised_accuracy", False),
+                 (groups[0], experiment.metric, True)]
+    else:
+        shown = [(group, experiment.metric, False) for group in groups]
+    figure, axes = panels(pyplot, len(shown))
+    for axis, (group, metric, apart) in zip(axes, shown):
+        champions = runs_of(runs, group, experiment.champion)
         for arm in experiment.arms:
-            curves = band([run for run in runs if (run.group, run.arm) == (group, arm)], metric)
-            if not curves:
-                continue
-            rounds, middle, least, greatest = curves
-            axis.plot(rounds, [100 * v for v in middle], color=colour[arm], label=arm, linewidth=1.2)
-            axis.fill_between(rounds, [100 * v for v in least], [100 * v for v in greatest], color=colour[arm], alpha=0.15,
-                              linewidth=0)
+            own = runs_of(runs, group, arm)
+            points = band_apart(own, champions, metric) if apart else band(own, metric)
+            if points:
+                draw_band(axis, points, colour[arm], arm)
+        name = metric.replace("_", " ")
+        axis.set_ylabel(f"{name} less that of {experiment.champion}, points" if apart else f"{name}, %")
         axis.set_xlabel("round")
-        axis.set_ylabel(metric.replace("_", " ") + ", %")
         axis.set_title(group)
         axis.xaxis.get_major_locator().set_params(integer=True)
     legend_below(figure, axes)
@@ -108,7 +139,7 @@ def plot_load(pyplot, experiment, runs, path):
     figure, axes = panels(pyplot, 2)
     for axis, key in zip(axes, ("assignments", "tokens")):
         for arm in experiment.arms:
-            loads = mean_load([run for run in runs if (run.group, run.arm) == (group, arm)], key)
+            loads = mean_load(runs_of(runs, group, arm), key)
             if loads:
                 axis.plot(range(1, len(loads) + 1), loads, color=colour[arm], label=arm, marker="o", markersize=3,
                           linewidth=1)
@@ -154,7 +185,7 @@ def plot_alignment(pyplot, experiment, runs, path):
     group = groups_of(runs)[0]
     chosen = []
     for arm in [arm for arm in HEAT_ARMS if arm in experiment.arms]:
-        own = [run for run in runs if (run.group, run.arm) == (group, arm)]
+        own = runs_of(runs, group, arm)
         chosen += sorted(own, key=lambda run: run.seed)[:1]
     chosen = [run for run in chosen if experts_of(run) > 0]
     if not chosen:
@@ -187,7 +218,7 @@ def plot_groups(pyplot, experiment, runs, path):
         for arm in experiment.arms:
             points = []
             for index, group in enumerate(groups):
-                values = [run.final(metric) for run in runs if (run.group, run.arm) == (group, arm)]
+                values = [run.final(metric) for run in runs_of(runs, group, arm)]
                 values = [100 * value for value in values if value is not None]
                 if values:
                     points.append((index, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0))
