@@ -101,12 +101,9 @@ std::string PairText(const ClientExplanation& client, const PairExplanation& pai
                      const RoundExplanation& round) {
   const ExpertExplanation& expert = round.experts[static_cast<std::size_t>(pair.expert)];
   const int per_layer = static_cast<int>(round.experts.size()) / round.layers;
-  std::string text = fmt::format("\nExpert {}: {} has it{}{}.\n", pair.expert, client.client,
-                                 pair.assigned ? " " : " not",
-                                 pair.assigned && round.reproduced ? Because(pair.reason) : "");
-  if (pair.assigned && !round.reproduced) {
-    text = fmt::format("\nExpert {}: {} has it.\n", pair.expert, client.client);
-  }
+  std::string how = " not";
+  if (pair.assigned) how = round.reproduced ? std::string(" ") + Because(pair.reason) : "";
+  std::string text = fmt::format("\nExpert {}: {} has it{}.\n", pair.expert, client.client, how);
   text += fmt::format(
       "  Score {:.6g} = fitness {:.6g} + bonus {:.6g} - movement {:.6g}: its {} best "
       "of {}.\n",
