@@ -128,6 +128,11 @@ Result<RunOptions> LoadOptions(const std::string& directory, const std::vector<s
 }
 
 Result<Run> LoadRun(const std::string& directory) {
+  if (!PosixFileSystem().Exists(JoinPath(directory, "config.yaml"))) {
+    return NotFound(directory +
+                    " is no run directory: it has no config.yaml; --run is one such as "
+                    "runs/quickstart");
+  }
   Run run;
   FEDMOE_ASSIGN_OR_RETURN(run.options, LoadOptions(directory, {}));
   FEDMOE_ASSIGN_OR_RETURN(run.rounds,
