@@ -23,6 +23,14 @@ FEDMOE_FUNCTION_VERSIONS void Avg(std::size_t count, double learning_rate, const
   }
 }
 
+FEDMOE_FUNCTION_VERSIONS void Blend(std::size_t count, double share, const float* mean,
+                                    float* values) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const double value = values[i];
+    values[i] = static_cast<float>(value + share * (static_cast<double>(mean[i]) - value));
+  }
+}
+
 FEDMOE_FUNCTION_VERSIONS void AvgM(std::size_t count, double learning_rate, double beta,
                                    const float* delta, float* first, float* values) {
   for (std::size_t i = 0; i < count; ++i) {
@@ -88,6 +96,10 @@ void FedYogiStep(std::span<float> values, std::span<const float> delta, std::spa
                  std::span<float> second, const ServerStepOptions& options) {
   Yogi(values.size(), AdaptiveOf(options), delta.data(), first.data(), second.data(),
        values.data());
+}
+
+void ConsensusStep(std::span<float> values, std::span<const float> mean, double share) {
+  Blend(values.size(), share, mean.data(), values.data());
 }
 
 }  // namespace fedmoe

@@ -29,4 +29,7 @@ void FedAdamStep(std::span<float> values, std::span<const float> delta, std::spa
 void FedYogiStep(std::span<float> values, std::span<const float> delta, std::span<float> first,
                  std::span<float> second, const ServerStepOptions& options);
 
+// x += share * (mean - x): an expert on its way to the mean of its layer's.
+void ConsensusStep(std::span<float> values, std::span<const float> mean, double share);
+
 }  // namespace fedmoe

@@ -3,17 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/function_versions.h"
+#include "kernels/weighted_sum_group.h"
 
 namespace fedmoe {
 namespace {
-
-FEDMOE_FUNCTION_VERSIONS void Accumulate(const float* source, double weight, std::size_t count,
-                                         double* sums) {
-  for (std::size_t i = 0; i < count; ++i) sums[i] += weight * static_cast<double>(source[i]);
-}
 
 FEDMOE_FUNCTION_VERSIONS void Round(const double* sums, std::size_t count, float* out) {
   for (std::size_t i = 0; i < count; ++i) out[i] = static_cast<float>(sums[i]);
@@ -35,6 +32,23 @@ constexpr std::size_t kTile = 1024;
 // Values between two looks at the result in AllFinite.
 constexpr std::size_t kFiniteStride = 16'384;
 
+// Adds elements [start, start + sums.size()) of the sources that have weight, in groups.
+void AddTile(std::span<const float* const> sources, std::span<const double> weights,
+             std::size_t start, std::span<double> sums) {
+  std::array<const float*, kSumGroup> group;
+  std::array<double, kSumGroup> group_weights;
+  std::size_t count = 0;
+  for (std::size_t s = 0; s < sources.size(); ++s) {
+    if (weights[s] == 0.0) continue;
+    group[count] = sources[s] + start;
+    group_weights[count] = weights[s];
+    if (++count < kSumGroup) continue;
+    AddGroup(group.data(), group_weights.data(), count, sums.size(), sums.data());
+    count = 0;
+  }
+  if (count > 0) AddGroup(group.data(), group_weights.data(), count, sums.size(), sums.data());
+}
+
 }  // namespace
 
 void WeightedSum(std::span<const float* const> sources, std::span<const double> weights,
@@ -43,10 +57,7 @@ void WeightedSum(std::span<const float* const> sources, std::span<const double> 
   for (std::size_t start = 0; start < out.size(); start += kTile) {
     const std::size_t count = std::min(kTile, out.size() - start);
     std::fill_n(sums.begin(), count, 0.0);
-    for (std::size_t s = 0; s < sources.size(); ++s) {
-      if (weights[s] == 0.0) continue;
-      Accumulate(sources[s] + start, weights[s], count, sums.data());
-    }
+    AddTile(sources, weights, start, std::span(sums).first(count));
     Round(sums.data(), count, out.data() + start);
   }
 }
@@ -55,10 +66,7 @@ void AccumulateWeighted(std::span<const float* const> sources, std::span<const d
                         std::span<double> sums) {
   for (std::size_t start = 0; start < sums.size(); start += kTile) {
     const std::size_t count = std::min(kTile, sums.size() - start);
-    for (std::size_t s = 0; s < sources.size(); ++s) {
-      if (weights[s] == 0.0) continue;
-      Accumulate(sources[s] + start, weights[s], count, sums.data() + start);
-    }
+    AddTile(sources, weights, start, sums.subspan(start, count));
   }
 }
 
@@ -71,7 +79,7 @@ void WeightedSumReference(std::span<const float* const> sources, std::span<const
   for (std::size_t i = 0; i < out.size(); ++i) {
     double sum = 0.0;
     for (std::size_t s = 0; s < sources.size(); ++s) {
-      if (weights[s] != 0.0) sum += weights[s] * static_cast<double>(sources[s][i]);
+      if (weights[s] != 0.0) sum = std::fma(weights[s], static_cast<double>(sources[s][i]), sum);
     }
     out[i] = static_cast<float>(sum);
   }

@@ -6,9 +6,10 @@
 
 namespace fedmoe {
 
-// out[i] = float(sum_s double(weights[s]) * double(sources[s][i])), the sum in source order, so the
-// result is the same bits for any thread count and any tiling. Every source has out.size() values;
-// sources with weight 0 are not read. No source: zeros. Not threaded; thread-safe.
+// out[i] = float(sum_s double(weights[s]) * double(sources[s][i])), the sum in source order, each
+// product added to it with one rounding (fused), so the result is the same bits for any thread
+// count and any tiling. Every source has out.size() values; sources with weight 0 are not read. No
+// source: zeros. Not threaded; thread-safe.
 void WeightedSum(std::span<const float* const> sources, std::span<const double> weights,
                  std::span<float> out);
 // sums[i] += sum_s weights[s] * double(sources[s][i]), in source order: called for one group of
