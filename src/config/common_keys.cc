@@ -126,6 +126,7 @@ void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner) 
   if (owner == DataOf::kClient) section.Integer("client_index", data.client_index, {0, 999'999});
   section.Number("holdout_fraction", data.holdout_fraction, {0.0, 0.9});
   section.Integer("max_examples", data.max_examples, {0, 1'000'000'000});
+  section.Integer("max_test_examples", data.max_test_examples, {0, 1'000'000'000});
 
   const SchemaSection domains = section.In("domains");
   domains.Choice<DomainsVariant>("variant", data.domains.variant,

@@ -104,8 +104,10 @@ struct DataOptions {
   DomainsOptions domains;
   PartitionOptions partition;
   double holdout_fraction = 0.2;  // kept back from training for personalised accuracy; [0, 0.9]
-  // Of a client before the hold-out, or of a test set; drawn once by the seed. 0: all.
+  // Of a client before the hold-out; drawn once by the seed. 0: all.
   std::int64_t max_examples = 0;
+  // Of a test set, likewise. 0: max_examples.
+  std::int64_t max_test_examples = 0;
   ImageOptions image;
   CsvOptions csv;
   TextOptions text;

@@ -265,7 +265,7 @@ Result<LocalData> LoadLocalImageFolder(const DataOptions& options) {
 
 Result<Dataset> LoadTestImageFolder(const DataOptions& options) {
   FEDMOE_ASSIGN_OR_RETURN(const Opened opened, Open(options, "test"));
-  const auto chosen = DrawAtMost(AllIndices(opened.images.files.size()), options.max_examples,
+  const auto chosen = DrawAtMost(AllIndices(opened.images.files.size()), MostTestExamples(options),
                                  options.partition.seed, "test");
   return Take(opened, chosen, FitsMemory(opened, chosen.size(), options.image));
 }

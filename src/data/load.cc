@@ -12,6 +12,10 @@ namespace fedmoe {
 namespace {
 
 Status ValidateLimit(const DataOptions& options) {
+  if (options.max_test_examples < 0) {
+    return InvalidArgument(fmt::format("data.max_test_examples must be at least 0 (got {})",
+                                       options.max_test_examples));
+  }
   if (options.max_examples >= 0) return Status::Ok();
   return InvalidArgument(
       fmt::format("data.max_examples must be at least 0 (got {})", options.max_examples));

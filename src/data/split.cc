@@ -69,10 +69,15 @@ Result<Split> SplitByLabels(std::span<const std::int32_t> labels, int classes,
   return SplitOwn(std::move(own), options, options.partition.seed);
 }
 
+std::int64_t MostTestExamples(const DataOptions& options) {
+  return options.max_test_examples > 0 ? options.max_test_examples : options.max_examples;
+}
+
 Dataset LimitTest(Dataset test, const DataOptions& options, std::uint64_t seed) {
-  if (options.max_examples <= 0 || test.size() <= options.max_examples) return test;
-  return Subset(test, DrawAtMost(AllIndices(static_cast<std::size_t>(test.size())),
-                                 options.max_examples, seed, "test"));
+  const std::int64_t most = MostTestExamples(options);
+  if (most <= 0 || test.size() <= most) return test;
+  return Subset(test,
+                DrawAtMost(AllIndices(static_cast<std::size_t>(test.size())), most, seed, "test"));
 }
 
 Status CheckPathGiven(const DataOptions& options, std::string_view what) {

@@ -42,7 +42,10 @@ Result<Split> SplitOwn(std::vector<std::int64_t> own, const DataOptions& options
 Result<Split> SplitByLabels(std::span<const std::int32_t> labels, int classes,
                             const DataOptions& options);
 
-// The first data.max_examples of a test set, drawn by the seed.
+// Examples that a test set may have; 0: all.
+std::int64_t MostTestExamples(const DataOptions& options);
+
+// So many of a test set, drawn by the seed.
 Dataset LimitTest(Dataset test, const DataOptions& options, std::uint64_t seed);
 
 // INVALID_ARGUMENT if data.path is empty; `what` is what it should name.
