@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <utility>
 
 namespace fedmoe {
 namespace {
@@ -25,8 +26,10 @@ double Norm(std::span<const float> values) {
 
 }  // namespace
 
-OptimizerState::OptimizerState(const TrainingOptions& options, std::size_t parameters)
+OptimizerState::OptimizerState(const TrainingOptions& options, std::size_t parameters,
+                               std::vector<Range> gates)
     : options_(options) {
+  if (options.gate_learning_rate != 0.0) gates_ = std::move(gates);
   const bool adam = options.optimizer == LocalOptimizer::kAdamW;
   if (adam || options.momentum != 0.0) first_.assign(parameters, 0.0F);
   if (adam) second_.assign(parameters, 0.0F);
@@ -43,10 +46,22 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   const bool clip = options_.clip_norm > 0.0 && norm > options_.clip_norm;
   const double scale = clip ? options_.clip_norm / norm : 1.0;
   ++steps_;
+  // The optimiser passes over gates too, and what it makes of them is replaced.
+  gate_values_.clear();
+  const auto gate_rate = static_cast<float>(options_.gate_learning_rate * scale);
+  for (const Range& gate : gates_) {
+    for (std::size_t i = gate.begin; i < gate.end; ++i) {
+      gate_values_.push_back(values[i] - gate_rate * gradients[i]);
+    }
+  }
   if (options_.optimizer == LocalOptimizer::kAdamW) {
     StepAdamW(values, gradients, scale);
   } else {
     StepSgd(values, gradients, scale);
+  }
+  std::size_t next = 0;
+  for (const Range& gate : gates_) {
+    for (std::size_t i = gate.begin; i < gate.end; ++i) values[i] = gate_values_[next++];
   }
   return norm;
 }

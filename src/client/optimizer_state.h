@@ -20,9 +20,17 @@ namespace fedmoe {
 //            w <- w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 //                                                 Loshchilov and Hutter, 2019 (arXiv 1711.05101)
 // A parameter whose gradient is zero steps too: momentum and decay are of the whole vector.
+// Parameters with a rate of their own (gates): w <- w - gate_rate g, whatever the optimiser.
 class OptimizerState {
  public:
-  OptimizerState(const TrainingOptions& options, std::size_t parameters);
+  // Positions [begin, end).
+  struct Range {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+  // `gates`: where gates stand among the parameters; of no account without a gate_learning_rate.
+  OptimizerState(const TrainingOptions& options, std::size_t parameters,
+                 std::vector<Range> gates = {});
 
   // One step. The three spans have `parameters` floats, but `received` may be empty without
   // FedProx; `gradients` is overwritten. Returns ||g|| before clipping; where that is not finite,
@@ -34,6 +42,8 @@ class OptimizerState {
   void StepAdamW(std::span<float> values, std::span<const float> gradients, double scale);
 
   TrainingOptions options_;
+  std::vector<Range> gates_;  // that have the rate of their own
+  std::vector<float> gate_values_;
   std::vector<float> first_;   // momentum buffer, or AdamW's m
   std::vector<float> second_;  // AdamW's v
   std::int64_t steps_ = 0;

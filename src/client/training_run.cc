@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -21,6 +23,24 @@ bool UsesHeldMassLoss(const TaskAssignment& task, const ModelSpec& spec) {
   const auto held = static_cast<int>(task.experts.size());
   return spec.gate_mode == GateMode::kSharedAll && task.training.held_mass_lambda > 0.0 &&
          held > 0 && held < spec.experts;
+}
+
+// Where the gates stand in the model's values.
+std::vector<OptimizerState::Range> GatesOf(const MoeModel& model) {
+  const ParameterStore& store = model.parameters();
+  std::set<std::string> names;
+  for (const FfnPlace& place : FfnPlaces(model.options())) {
+    if (place.layer >= 0) names.insert(place.prefix + "gate.weight");
+  }
+  std::vector<OptimizerState::Range> gates;
+  std::size_t offset = 0;
+  for (const int index : store.HeldBlocks()) {
+    const ParameterBlock& block = store.spec().blocks[static_cast<std::size_t>(index)];
+    const auto elements = static_cast<std::size_t>(block.ElementCount());
+    if (names.contains(block.name)) gates.push_back({offset, offset + elements});
+    offset += elements;
+  }
+  return gates;
 }
 
 }  // namespace
@@ -94,24 +114,30 @@ TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source
       tally_(model.spec()),
       values_(FloatsOf(model.parameters().Values())),
       gradients_(FloatsOf(model.parameters().Gradients())),
-      optimizer_(task.training, values_.size()),
-      uses_held_mass_(UsesHeldMassLoss(task, model.spec())) {
+      optimizer_(task.training, values_.size(), GatesOf(model)),
+      uses_held_mass_(UsesHeldMassLoss(task, model.spec())),
+      // Where nothing is held the pass is without experts as it is.
+      uses_trunk_loss_(task.training.trunk_lambda > 0.0 && !task.experts.empty()) {
   if (task.training.fedprox_mu != 0.0) received_.assign(values_.begin(), values_.end());
 }
 
 Status TrainingRun::Run(const TrainContext& context) {
   const std::int64_t size = source_.size();
   const std::int64_t batch_size = OptionsOf(0).batch_size;
-  const double total =
-      static_cast<double>((size + batch_size - 1) / batch_size) * task_.training.epochs;
-  for (int epoch = 0; epoch < task_.training.epochs; ++epoch) {
-    ExampleSource::Pass pass(source_, Shuffled(epoch), OptionsOf(epoch));
+  const int most = task_.training.max_batches;
+  std::int64_t total = (size + batch_size - 1) / batch_size * task_.training.epochs;
+  if (most > 0) total = std::min<std::int64_t>(total, most);
+  for (int epoch = 0; epoch < task_.training.epochs && steps_ < total; ++epoch) {
+    std::vector<std::int64_t> order = Shuffled(epoch);
+    // Those of the batches that will be taken: others are not even read.
+    order.resize(static_cast<std::size_t>(std::min(size, (total - steps_) * batch_size)));
+    ExampleSource::Pass pass(source_, std::move(order), OptionsOf(epoch));
     while (true) {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task_));
       FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
       if (!batch) break;
       FEDMOE_RETURN_IF_ERROR(Step(*batch));
-      ReportProgress(context, static_cast<double>(steps_) / total);
+      ReportProgress(context, static_cast<double>(steps_) / static_cast<double>(total));
     }
   }
   const bool finite =
@@ -216,6 +242,11 @@ torch::Tensor TrainingRun::RouterLosses(const MoeOutput& output) const {
   return sum;
 }
 
+// The task's loss of what the trunk gives without any expert.
+torch::Tensor TrainingRun::TrunkLoss(const Batch& batch) const {
+  return TaskLosses(model_.Forward(batch.inputs, {.without_experts = true}), batch).mean();
+}
+
 Status TrainingRun::Step(const Batch& batch) {
   std::fill(gradients_.begin(), gradients_.end(), 0.0F);
   ForwardOptions forward = {.detached_gate = uses_held_mass_,
@@ -224,6 +255,7 @@ Status TrainingRun::Step(const Batch& batch) {
   const MoeOutput output = model_.Forward(batch.inputs, forward);
   const torch::Tensor losses = TaskLosses(output, batch);
   torch::Tensor loss = losses.mean();
+  if (uses_trunk_loss_) loss = loss + task_.training.trunk_lambda * TrunkLoss(batch);
   if (const torch::Tensor router = RouterLosses(output); router.defined()) loss = loss + router;
   ++steps_;
   if (!std::isfinite(loss.item<float>())) return Diverged("loss", steps_, task_.training);

@@ -51,7 +51,8 @@ class TrainingRun {
  public:
   TrainingRun(const TaskAssignment& task, const ExampleSource& source, MoeModel& model);
 
-  // All epochs, once. CANCELLED, or INTERNAL where the training diverges.
+  // All epochs, or their first max_batches, once. CANCELLED, or INTERNAL where the training
+  // diverges.
   Status Run(const TrainContext& context);
 
   // After Run. Affinity and transfer rates are left empty.
@@ -68,6 +69,7 @@ class TrainingRun {
   std::uint64_t KeyFor(const std::string& purpose) const;
   Status Step(const Batch& batch);
   bool HoldsExpertOf(std::size_t layer) const;
+  torch::Tensor TrunkLoss(const Batch& batch) const;
   torch::Tensor RouterLosses(const MoeOutput& output) const;
 
   const TaskAssignment& task_;
@@ -79,6 +81,7 @@ class TrainingRun {
   std::vector<float> received_;  // FedProx alone
   OptimizerState optimizer_;
   bool uses_held_mass_;
+  bool uses_trunk_loss_;
   std::int64_t steps_ = 0;
 };
 

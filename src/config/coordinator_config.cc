@@ -142,6 +142,7 @@ void AddTraining(const SchemaSection& section, TrainingOptions& training) {
   section.Number("weight_decay", training.weight_decay, {0.0, 10.0});
   section.Number("clip_norm", training.clip_norm, {0.0, 1e6});
   section.Number("fedprox_mu", training.fedprox_mu, {0.0, 1000.0});
+  section.Number("gate_learning_rate", training.gate_learning_rate, {0.0, 100.0});
   section.Number("held_mass_lambda", training.held_mass_lambda, {0.0, 100.0});
   section.Number("balance_lambda", training.balance_lambda, {0.0, 100.0});
   section.Number("router_z_lambda", training.router_z_lambda, {0.0, 100.0});
@@ -150,8 +151,10 @@ void AddTraining(const SchemaSection& section, TrainingOptions& training) {
   section.Boolean("random_flip", training.random_flip);
   section.Integer("random_crop", training.random_crop, {0, 1024});
   section.Boolean("random_shift", training.random_shift);
+  section.Number("trunk_lambda", training.trunk_lambda, {0.0, 100.0});
   section.Integer("batch_size", training.batch_size, {1, 1 << 20});
   section.Integer("epochs", training.epochs, {1, 1000});
+  section.Integer("max_batches", training.max_batches, {0, 1'000'000'000});
 }
 
 void AddAggregation(const SchemaSection& section, AggregationOptions& aggregation) {
@@ -172,6 +175,8 @@ void AddAggregation(const SchemaSection& section, AggregationOptions& aggregatio
       "participation", aggregation.participation,
       {{"plain", ParticipationWeighting::kPlain}, {"fedau", ParticipationWeighting::kFedAU}});
   section.Integer("gap_cutoff", aggregation.gap_cutoff, {1, 1'000'000});
+  section.Number("consensus", aggregation.consensus, {0.0, 1.0});
+  section.Number("consensus_information", aggregation.consensus_information, {0.0, 100.0});
 }
 
 void AddEvaluation(const SchemaSection& section, EvaluationOptions& evaluation) {

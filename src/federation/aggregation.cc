@@ -29,14 +29,19 @@ std::vector<double> ExampleWeights(const std::vector<AcceptedUpdate>& updates) {
   return Normalized(std::move(weights));
 }
 
+// Of an expert that the client was assigned; others count none.
+double TokensOf(const AcceptedUpdate& update, ExpertIndex expert) {
+  const bool held =
+      std::find(update.experts.begin(), update.experts.end(), expert) != update.experts.end();
+  return held ? update.feedback.tokens[static_cast<std::size_t>(expert)] : 0.0;
+}
+
 // Over the updates that trained the expert: assigned, with at least one token.
 std::vector<double> ExpertWeights(const std::vector<AcceptedUpdate>& updates, ExpertIndex expert,
                                   ExpertWeighting weighting) {
   std::vector<double> weights;
   for (const AcceptedUpdate& update : updates) {
-    const bool held =
-        std::find(update.experts.begin(), update.experts.end(), expert) != update.experts.end();
-    const double tokens = held ? update.feedback.tokens[static_cast<std::size_t>(expert)] : 0.0;
+    const double tokens = TokensOf(update, expert);
     double weight = 0.0;
     if (tokens > 0.0) {
       switch (weighting) {
@@ -86,7 +91,40 @@ BlockPlan PlanBlock(const ModelSpec& spec, int index, const std::vector<Accepted
   return plan;
 }
 
+bool AlikeInShape(const ModelSpec& spec, int shard, int other) {
+  const std::vector<int> blocks = spec.BlocksOf(shard);
+  const std::vector<int> others = spec.BlocksOf(other);
+  return std::equal(blocks.begin(), blocks.end(), others.begin(), others.end(), [&](int a, int b) {
+    return spec.blocks[static_cast<std::size_t>(a)].shape ==
+           spec.blocks[static_cast<std::size_t>(b)].shape;
+  });
+}
+
+// Of the layer's changed experts, those that are shaped like the first of them.
+ConsensusGroup PlanConsensus(const ModelSpec& spec, int layer,
+                             const std::vector<AcceptedUpdate>& updates,
+                             const std::set<int>& changed) {
+  ConsensusGroup group;
+  const int first = layer * spec.ExpertsPerLayer();
+  for (ExpertIndex expert = first; expert < first + spec.ExpertsPerLayer(); ++expert) {
+    const int shard = ShardOfExpert(expert);
+    if (!changed.contains(shard)) continue;
+    if (!group.shards.empty() && !AlikeInShape(spec, group.shards.front(), shard)) continue;
+    double tokens = 0.0;
+    for (const AcceptedUpdate& update : updates) tokens += TokensOf(update, expert);
+    group.shards.push_back(shard);
+    group.weights.push_back(tokens);
+  }
+  group.weights = Normalized(std::move(group.weights));
+  return group;
+}
+
 }  // namespace
+
+double ConsensusShare(const AggregationOptions& options, double information) {
+  if (options.consensus_information == 0.0) return options.consensus;
+  return options.consensus * std::max(0.0, 1.0 - information / options.consensus_information);
+}
 
 int MomentCount(ServerOptimizer optimizer) {
   switch (optimizer) {
@@ -106,7 +144,7 @@ bool BlockPlan::changes() const {
 }
 
 AggregationPlan PlanAggregation(const ModelSpec& spec, std::vector<AcceptedUpdate> accepted,
-                                const AggregationOptions& options) {
+                                const AggregationOptions& options, double information) {
   std::sort(accepted.begin(), accepted.end(), [](const AcceptedUpdate& a, const AcceptedUpdate& b) {
     return std::tie(a.client, a.task) < std::tie(b.client, b.task);
   });
@@ -120,6 +158,11 @@ AggregationPlan PlanAggregation(const ModelSpec& spec, std::vector<AcceptedUpdat
     if (plan.blocks.back().changes()) changed.insert(shard);
   }
   plan.changed_shards.assign(changed.begin(), changed.end());
+  plan.consensus_share = ConsensusShare(options, information);
+  for (int layer = 0; plan.consensus_share > 0.0 && layer < spec.layers; ++layer) {
+    ConsensusGroup group = PlanConsensus(spec, layer, accepted, changed);
+    if (group.shards.size() > 1) plan.consensus.push_back(std::move(group));
+  }
   return plan;
 }
 

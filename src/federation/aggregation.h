@@ -33,7 +33,16 @@ struct AggregationOptions {
   ExpertWeighting expert_weighting = ExpertWeighting::kTokens;
   ParticipationWeighting participation = ParticipationWeighting::kPlain;
   int gap_cutoff = 50;  // fedau: rounds after which a gap is counted as ended; at least 1
+  // How far the experts trained in a round move towards their mean in it: 0 not at all, 1 all the
+  // way.
+  double consensus = 0.0;
+  // Mutual information of clients and experts, nats, from which on there is no consensus; below it
+  // the less the more. 0: consensus always.
+  double consensus_information = 0.0;
 };
+// consensus * max(0, 1 - information / consensus_information): where the gate tells clients apart,
+// experts are to differ.
+double ConsensusShare(const AggregationOptions& options, double information);
 // Moments a block needs: 0, 1 (FedAvgM) or 2 (FedAdam, FedYogi) arrays of its size.
 int MomentCount(ServerOptimizer optimizer);
 
@@ -59,14 +68,24 @@ struct BlockPlan {
   bool changes() const;
 };
 
+// Experts of one layer, alike in shape, that move towards their mean: each merged value w becomes
+// (1 - share) w + share * sum over the group of weight * merged value.
+struct ConsensusGroup {
+  std::vector<int> shards;      // ascending, each changed in this round, at least two
+  std::vector<double> weights;  // their shares of the tokens trained in this round; sum 1
+};
+
 struct AggregationPlan {
   std::vector<TaskId> updates;      // in client order
   std::vector<BlockPlan> blocks;    // one for each block in a shard, in block order
   std::vector<int> changed_shards;  // ascending
+  double consensus_share = 0.0;
+  std::vector<ConsensusGroup> consensus;  // none where the share is 0
 };
 
-// `accepted` in any order; sorted by client id (then task) inside.
+// `accepted` in any order; sorted by client id (then task) inside. `information`: see
+// ConsensusShare.
 AggregationPlan PlanAggregation(const ModelSpec& spec, std::vector<AcceptedUpdate> accepted,
-                                const AggregationOptions& options);
+                                const AggregationOptions& options, double information = 0.0);
 
 }  // namespace fedmoe

@@ -41,6 +41,11 @@ double OptimizerSlots(const TrainingOptions& training) {
   return training.momentum != 0.0 ? 1.0 : 0.0;
 }
 
+// A loss without experts takes a pass through the trunk of its own.
+double TrunkPasses(const TrainingOptions& training) {
+  return training.trunk_lambda > 0.0 ? 2.0 : 1.0;
+}
+
 // Experts that run for one example, each token's counted.
 double ExpertRuns(const ModelSpec& spec, int experts) {
   return static_cast<double>(ActiveExperts(spec, experts)) *
@@ -97,22 +102,47 @@ int ActiveExperts(const ModelSpec& spec, int experts) {
          (spec.layers - larger) * std::min(least, spec.top_k);
 }
 
+double TrainedExamples(double examples, const TrainingOptions& training) {
+  const double all = examples * training.epochs;
+  if (training.max_batches == 0) return all;
+  return std::min(all, static_cast<double>(training.max_batches) * training.batch_size);
+}
+
+std::vector<double> PredictTokens(const std::vector<TokenClient>& cohort, const ModelSpec& spec,
+                                  const TrainingOptions& training) {
+  double total = 0.0;
+  double known = 0.0;
+  for (const TokenClient& client : cohort) {
+    total += static_cast<double>(client.examples);
+    known += client.examples > 0 ? 1.0 : 0.0;
+  }
+  const double mean = known > 0.0 ? total / known : 1.0;
+  std::vector<double> tokens;
+  for (const TokenClient& client : cohort) {
+    const double examples = client.examples > 0 ? static_cast<double>(client.examples) : mean;
+    const int held = std::max(1, client.experts);
+    tokens.push_back(TrainedExamples(examples, training) * std::max(1, ActiveExperts(spec, held)) /
+                     held);
+  }
+  return tokens;
+}
+
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts) {
   const double parameter_bytes =
       TransferredBytes(spec, experts) + kBytesPerValue * ClientElements(spec);
   // Each activation is kept for the backward pass and has a gradient.
-  const double activations =
-      (spec.trunk_activations + ExpertRuns(spec, experts) * spec.expert_activations) *
-      training.batch_size * 2.0;
+  const double activations = (TrunkPasses(training) * spec.trunk_activations +
+                              ExpertRuns(spec, experts) * spec.expert_activations) *
+                             training.batch_size * 2.0;
   return parameter_bytes * (3.0 + OptimizerSlots(training)) + kBytesPerValue * activations;
 }
 
 double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
                            const TrainingOptions& training, int experts) {
   const double bytes = TransferredBytes(spec, experts);
-  const double flops = kForwardAndBackward * static_cast<double>(profile.examples) *
-                       training.epochs *
-                       (spec.trunk_flops + ExpertRuns(spec, experts) * spec.expert_flops);
+  const double flops =
+      kForwardAndBackward * TrainedExamples(static_cast<double>(profile.examples), training) *
+      (TrunkPasses(training) * spec.trunk_flops + ExpertRuns(spec, experts) * spec.expert_flops);
   const double seconds = Seconds(bytes, profile.down_bytes_per_s) +
                          Seconds(flops, profile.compute_flops_per_s) +
                          Seconds(bytes, profile.up_bytes_per_s);

@@ -60,9 +60,21 @@ CapacityDecision DeriveCapacity(const CapacityProfile& profile, const ModelSpec&
 // go: the least of top_k and what it holds in each layer, summed over the layers. Rises with
 // `experts`.
 int ActiveExperts(const ModelSpec& spec, int experts);
+// Examples that a client with `examples` trains on in a task, those of every epoch counted:
+// at most max_batches * batch_size.
+double TrainedExamples(double examples, const TrainingOptions& training);
+// A client as PredictTokens takes it; `examples` 0: it does not say.
+struct TokenClient {
+  std::int64_t examples = 0;
+  int experts = 0;  // k_c
+};
+// How many tokens each of a client's experts will get, by client, if the gate spreads them evenly.
+// A client that does not say how many examples it has counts as the mean of those that do.
+std::vector<double> PredictTokens(const std::vector<TokenClient>& cohort, const ModelSpec& spec,
+                                  const TrainingOptions& training);
 // Parameters x (1 value + 1 gradient + 1 received copy + optimiser slots: SGD 1 with momentum,
-// AdamW 2) plus activations of a batch: those of the trunk, and of the active experts for each
-// token.
+// AdamW 2) plus activations of a batch: those of the trunk (twice with a loss
+// without experts), and of the active experts for each token.
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts);
 // Transfers of trunk and k experts both ways over the profile's bandwidth, and 3 x forward
 // operations (of the trunk, and of the active experts for each token) over its compute rate. Always

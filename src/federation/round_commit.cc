@@ -185,7 +185,8 @@ Aggregate AggregateAction(const RoundState& state, const RunOptions& options) {
   }
   return Aggregate{.round = state.round,
                    .base_version = state.version,
-                   .plan = PlanAggregation(options.spec, std::move(accepted), options.aggregation)};
+                   .plan = PlanAggregation(options.spec, std::move(accepted), options.aggregation,
+                                           ClientExpertInformation(state.fitness))};
 }
 
 void AbortInHand(Stepping& step, AbortReason reason, const std::string& detail) {
@@ -245,8 +246,12 @@ void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event) {
   state.version = state.round;
   state.shards = std::move(state.new_shards);
   state.alignment_memory = std::move(state.next_alignment_memory);
+  // As AggregateAction had it.
+  const double consensus =
+      ConsensusShare(step.options.aggregation, ClientExpertInformation(state.fitness));
   MergeFeedback(state, step.options);
   RoundReport report = MakeReport(state, step.options);
+  report.consensus = consensus;
   ClearRound(state);
   state.attempt = 1;
   state.rejected.clear();

@@ -80,8 +80,9 @@ struct RoundReport {
   double load_cv_floor = 0.0;
   double cumulative_load_cv = 0.0;  // of assignments over all committed rounds
   double client_expert_information =
-      0.0;             // nats; tells domains (about 0.4) from label skew (about 0.01)
-  AlignmentPlan plan;  // clients index into `cohort`
+      0.0;                 // nats; tells domains (about 0.4) from label skew (about 0.01)
+  double consensus = 0.0;  // share of the way that experts were moved towards their mean
+  AlignmentPlan plan;      // clients index into `cohort`
   std::vector<ClientId> cohort;
   Metric global_accuracy;  // 0 to 1
   Metric global_loss;      // nats

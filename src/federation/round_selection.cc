@@ -141,27 +141,14 @@ ScoreMatrix ScoreCohort(const RoundState& state, const std::vector<ClientId>& co
   return BuildScore(state.fitness, problem, options.fitness, options.score);
 }
 
-// How many tokens each of a client's experts will get, if the gate spreads them evenly. A client
-// that does not say how many examples it has counts as the mean of those that do.
-std::vector<double> PredictTokens(const RoundState& state, const std::vector<ClientId>& cohort,
-                                  const ModelSpec& spec) {
-  double total = 0.0;
-  double known = 0.0;
-  for (const ClientId& id : cohort) {
-    const auto examples = static_cast<double>(state.clients.at(id).profile.examples);
-    total += examples;
-    known += examples > 0.0 ? 1.0 : 0.0;
-  }
-  const double mean = known > 0.0 ? total / known : 1.0;
-  std::vector<double> tokens;
+std::vector<TokenClient> TokenClientsOf(const RoundState& state,
+                                        const std::vector<ClientId>& cohort) {
+  std::vector<TokenClient> clients;
   for (const ClientId& id : cohort) {
     const ClientRecord& client = state.clients.at(id);
-    const auto examples = static_cast<double>(client.profile.examples);
-    const int held = std::max(1, client.capacity.experts);
-    tokens.push_back((examples > 0.0 ? examples : mean) * std::max(1, ActiveExperts(spec, held)) /
-                     held);
+    clients.push_back({.examples = client.profile.examples, .experts = client.capacity.experts});
   }
-  return tokens;
+  return clients;
 }
 
 Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<ClientId>& cohort,
@@ -181,7 +168,7 @@ Result<AlignmentPlan> AlignCohort(const RoundState& state, const std::vector<Cli
   problem.seed = options.seed;
   problem.round = state.version + 1;
   if (options.alignment.load.unit == LoadUnit::kTokens) {
-    problem.weight = PredictTokens(state, cohort, options.spec);
+    problem.weight = PredictTokens(TokenClientsOf(state, cohort), options.spec, options.training);
   }
   FEDMOE_ASSIGN_OR_RETURN(AlignmentPlan plan, Align(problem, options.alignment, memory));
   ExplainPlan(score, problem.layers, plan);

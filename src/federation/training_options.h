@@ -18,8 +18,12 @@ struct TrainingOptions {
   double adam_beta2 = 0.999;
   double adam_epsilon = 1e-8;
   double weight_decay = 0.0;
-  double clip_norm = 1.0;         // of the whole gradient; 0 turns it off
-  double fedprox_mu = 0.0;        // mu/2 ||w - w_global||^2; 0 turns it off
+  double clip_norm = 1.0;   // of the whole gradient; 0 turns it off
+  double fedprox_mu = 0.0;  // mu/2 ||w - w_global||^2; 0 turns it off
+  // Of the gates' weights, which then take plain gradient steps whatever the optimiser; 0: as all
+  // parameters. Each client sees its own domain only, so that steps of a size that does not depend
+  // on the gradient's, as AdamW's, teach a gate what all domains have in common.
+  double gate_learning_rate = 0.0;
   double held_mass_lambda = 0.3;  // shared_all gates only; 0 turns it off
   double balance_lambda = 0.0;  // load-balancing loss (Fedus et al., 2021, arXiv 2101.03961, eq. 4)
   double router_z_lambda = 0.0;  // router z-loss (Zoph et al., 2022, arXiv 2202.08906, eq. 5)
@@ -31,8 +35,10 @@ struct TrainingOptions {
   bool random_flip = false;  // images: mirrored with probability 1/2
   int random_crop = 0;       // images: px of padding on each side before a crop to size; 0 for none
   bool random_shift = false;  // text: windows start anywhere
+  double trunk_lambda = 0.0;  // weight of the task's loss without any expert; 0 turns it off
   int batch_size = 32;
   int epochs = 1;
+  int max_batches = 0;  // most mini-batches of a task, drawn anew each round; 0: all of its epochs
 };
 
 // The rate of round 1 to `rounds`. Cosine: from learning_rate down to learning_rate *

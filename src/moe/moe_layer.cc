@@ -82,6 +82,11 @@ torch::Tensor MoeLayer::GateProbabilities(const torch::Tensor& read) const {
   return torch::softmax(torch::linear(read, gate_weight_), 1);
 }
 
+torch::Tensor MoeLayer::ForwardShared(const torch::Tensor& tokens) const {
+  if (shared_.empty()) return torch::zeros_like(tokens);
+  return RunDenseFfn(options_.expert_activation, shared_[0], tokens);
+}
+
 torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor& read,
                                 const ForwardOptions& options, GateOutput& output) const {
   output.logits = torch::linear(read, gate_weight_);
@@ -106,7 +111,7 @@ torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor
       add(RunZeroComputation(tokens, output));
     }
   }
-  if (!shared_.empty()) add(RunDenseFfn(options_.expert_activation, shared_[0], tokens));
+  if (!shared_.empty()) add(ForwardShared(tokens));
   return result.defined() ? result : torch::zeros_like(tokens);
 }
 

@@ -40,6 +40,8 @@ struct ForwardOptions {
   bool detached_gate = false;   // fill GateOutput::detached_logits
   double gate_noise = 0.0;      // standard deviation, on the logits that choose
   std::uint64_t noise_key = 0;  // of the draws; another for each step
+  // MoE layers add their shared expert only, and give no GateOutput.
+  bool without_experts = false;
 };
 
 // Refers to the parameters of `store`, which must outlive it. Not thread-safe.
@@ -53,6 +55,8 @@ class MoeLayer {
   // residual.
   torch::Tensor Forward(const torch::Tensor& tokens, const torch::Tensor& read,
                         const ForwardOptions& options, GateOutput& output) const;
+  // The shared expert alone: [t, width]; zeros where there is none.
+  torch::Tensor ForwardShared(const torch::Tensor& tokens) const;
   // The gate's probabilities alone: [t, rows].
   torch::Tensor GateProbabilities(const torch::Tensor& read) const;
   // Moves each candidate's selection bias by `rate` towards an even load: up where fewer than the

@@ -51,6 +51,7 @@ class MoeModel {
     if (ffns_[index].layer == nullptr) {
       return RunDenseFfn(options_.expert_activation, ffns_[index].dense, tokens);
     }
+    if (options.without_experts) return ffns_[index].layer->ForwardShared(tokens);
     return ffns_[index].layer->Forward(tokens, Standardise(read()), options,
                                        output.layers.emplace_back());
   }

@@ -194,27 +194,6 @@ Status CheckSequence(const std::string& path, std::vector<RecordedRound>& rounds
                         : Status::Ok();
 }
 
-// How many tokens each of a client's experts was predicted to get, as the round machine predicts
-// it.
-std::vector<double> PredictedTokens(const RecordedRound& round, const ModelSpec& spec) {
-  double total = 0.0;
-  double known = 0.0;
-  for (const RecordedClient& client : round.clients) {
-    const auto examples = static_cast<double>(client.profile.examples);
-    total += examples;
-    known += examples > 0.0 ? 1.0 : 0.0;
-  }
-  const double mean = known > 0.0 ? total / known : 1.0;
-  std::vector<double> tokens;
-  for (const RecordedClient& client : round.clients) {
-    const auto examples = static_cast<double>(client.profile.examples);
-    const int held = std::max(1, client.capacity);
-    tokens.push_back((examples > 0.0 ? examples : mean) * std::max(1, ActiveExperts(spec, held)) /
-                     held);
-  }
-  return tokens;
-}
-
 Eigen::MatrixXd RowsOf(const RecordedRound& round, int experts,
                        std::vector<double> RecordedClient::*row) {
   if (round.clients.empty() || (round.clients.front().*row).empty()) return {};
@@ -276,7 +255,11 @@ AlignmentProblem RecordedProblem(const RecordedRound& round, const ScoreMatrix& 
   problem.seed = options.seed;
   problem.round = round.round;
   if (options.alignment.load.unit == LoadUnit::kTokens) {
-    problem.weight = PredictedTokens(round, options.spec);
+    std::vector<TokenClient> cohort;
+    for (const RecordedClient& client : round.clients) {
+      cohort.push_back({.examples = client.profile.examples, .experts = client.capacity});
+    }
+    problem.weight = PredictTokens(cohort, options.spec, options.training);
   }
   return problem;
 }

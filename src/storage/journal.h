@@ -13,7 +13,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 3;
+inline constexpr int kJournalSchemaVersion = 4;
 
 struct RecoveredRun {
   RoundState snapshot;

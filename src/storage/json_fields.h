@@ -46,9 +46,9 @@ FEDMOE_JSON_FIELDS(TrainingFeedback, examples, steps, train_loss, train_accuracy
                    up_bytes_per_s)
 FEDMOE_JSON_FIELDS(TrainingOptions, optimizer, learning_rate, schedule,
                    final_learning_rate_fraction, momentum, adam_beta1, adam_beta2, adam_epsilon,
-                   weight_decay, clip_norm, fedprox_mu, held_mass_lambda, balance_lambda,
-                   router_z_lambda, selection_bias_rate, gate_noise, random_flip, random_crop,
-                   random_shift, batch_size, epochs)
+                   weight_decay, clip_norm, fedprox_mu, gate_learning_rate, held_mass_lambda,
+                   balance_lambda, router_z_lambda, selection_bias_rate, gate_noise, random_flip,
+                   random_crop, random_shift, trunk_lambda, batch_size, epochs, max_batches)
 FEDMOE_JSON_FIELDS(ShardReference, shard, digest, bytes)
 FEDMOE_JSON_FIELDS(TaskAssignment, task, kind, client, round, attempt, version, experts, shards,
                    training, seed, timeout_ms, last_committed_task)
@@ -75,9 +75,9 @@ FEDMOE_JSON_FIELDS(Metric, value, reason)
 FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, seconds,
                    connected_trainers, clients_per_round, min_clients, quorum, sat_out, clients,
                    accepted, rejected, cells, train_loss, load, load_cv, load_cv_floor,
-                   cumulative_load_cv, client_expert_information, plan, cohort, global_accuracy,
-                   global_loss, personalised_accuracy, personalised_loss, bytes_down, bytes_up,
-                   model_digest)
+                   cumulative_load_cv, client_expert_information, consensus, plan, cohort,
+                   global_accuracy, global_loss, personalised_accuracy, personalised_loss,
+                   bytes_down, bytes_up, model_digest)
 
 FEDMOE_JSON_FIELDS(ClientRecord, client, role, instance, session, connected, last_heard_ms, profile,
                    capacity, experts, last_committed_task, rounds_merged)

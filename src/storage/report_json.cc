@@ -93,6 +93,7 @@ std::string ReportToJsonLine(const RoundReport& report) {
   line["load_cv_floor"] = report.load_cv_floor;
   line["cumulative_load_cv"] = report.cumulative_load_cv;
   line["client_expert_information_nats"] = report.client_expert_information;
+  line["consensus"] = report.consensus;
   line["alignment"] = AlignmentJson(report.plan);
   line["global_accuracy"] = ValueOrNull(report.global_accuracy);
   line["global_accuracy_reason"] = ReasonOrNull(report.global_accuracy);

@@ -47,6 +47,8 @@ Status CheckTraining(const v1::TrainingOptions& from) {
       {"training.balance_lambda", from.balance_lambda()},
       {"training.router_z_lambda", from.router_z_lambda()},
       {"training.gate_noise", from.gate_noise()},
+      {"training.trunk_lambda", from.trunk_lambda()},
+      {"training.gate_learning_rate", from.gate_learning_rate()},
   };
   for (const auto& [field, value] : router_numbers) {
     FEDMOE_RETURN_IF_ERROR(CheckNumberUpTo(field, value, kMaxRouterNumber));
@@ -58,6 +60,7 @@ Status CheckTraining(const v1::TrainingOptions& from) {
   FEDMOE_RETURN_IF_ERROR(CheckShare("training.adam_beta2", from.adam_beta2()));
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.batch_size", from.batch_size(), 1, kMaxBatchSize));
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.epochs", from.epochs(), 1, kMaxEpochs));
+  FEDMOE_RETURN_IF_ERROR(CheckRange("training.max_batches", from.max_batches(), 0, kMaxBatches));
   return CheckRange("training.optimizer", from.optimizer(), 0, 1);
 }
 
@@ -84,6 +87,9 @@ Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
   to.random_shift = from.random_shift();
   to.batch_size = from.batch_size();
   to.epochs = from.epochs();
+  to.trunk_lambda = from.trunk_lambda();
+  to.max_batches = from.max_batches();
+  to.gate_learning_rate = from.gate_learning_rate();
   return to;
 }
 

@@ -20,6 +20,7 @@ inline constexpr std::uint64_t kMaxUpdateBytesOnWire = std::uint64_t{1} << 42;
 inline constexpr std::int64_t kMaxDurationMs = std::int64_t{366} * 24 * 3'600 * 1'000;
 inline constexpr int kMaxBatchSize = 1 << 24;
 inline constexpr int kMaxEpochs = 1 << 16;
+inline constexpr int kMaxBatches = 1 << 30;
 inline constexpr double kMaxRouterNumber = 100.0;  // loss weights and noise of the gate
 inline constexpr int kMaxRandomCrop = 1024;        // px
 

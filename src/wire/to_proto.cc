@@ -40,6 +40,9 @@ void Fill(const TrainingOptions& from, v1::TrainingOptions& to) {
   to.set_random_shift(from.random_shift);
   to.set_batch_size(from.batch_size);
   to.set_epochs(from.epochs);
+  to.set_trunk_lambda(from.trunk_lambda);
+  to.set_max_batches(from.max_batches);
+  to.set_gate_learning_rate(from.gate_learning_rate);
 }
 
 void Fill(const TaskAssignment& from, v1::Task& to) {

@@ -49,6 +49,7 @@ RoundReport SmallReport() {
   report.load_cv_floor = 0.05;
   report.cumulative_load_cv = 0.2;
   report.client_expert_information = 0.4;
+  report.consensus = 0.2;
   report.plan.strategy = AlignmentStrategy::kBalanced;
   report.plan.load = {1, 1};
   report.plan.objective = 1.25;
@@ -77,7 +78,7 @@ TEST(ReportJson, IsOneLineWithTheDocumentedKeysInOrder) {
       R"("train_loss":0.5,"load":{"round_assignments":[1,1],"round_tokens":[32.0,32.5],)"
       R"("assignments":[3,4],"tokens":[100.0,200.0],"average_tokens":[30.0,60.0],)"
       R"("deficit":[0.5,-0.5]},"load_cv":0.1,"load_cv_floor":0.05,"cumulative_load_cv":0.2,)"
-      R"("client_expert_information_nats":0.4,"alignment":{"strategy":"balanced",)"
+      R"("client_expert_information_nats":0.4,"consensus":0.2,"alignment":{"strategy":"balanced",)"
       R"("objective":1.25,"bound":0.0,"gap":0.0,"solver":"auto","cv":0.0,"floor_cv":0.0,)"
       R"("coverage":1.0,"load":[1,1],"relaxed":0,"conflict":"","prices":[],)"
       R"("lower":[1,1],"upper":[1,2],"weighted_load":[],"weighted_lower":[],)"

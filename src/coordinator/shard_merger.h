@@ -1,0 +1,87 @@
+// What one changed shard becomes: the weighted sum of the updates' deltas and the server
+// optimiser's step, window by window. Internal to the aggregator.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/result.h"
+#include "federation/aggregation.h"
+#include "storage/shard_store.h"
+#include "storage/spool.h"
+
+namespace fedmoe {
+
+// Elements of a shard that are worked on at once.
+inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 20;
+
+// Where an accepted update in the spool has its payloads: its parameters, ascending, and their
+// offsets in the file.
+struct SpooledUpdate {
+  TaskId task = 0;
+  std::vector<int> parameters;
+  std::vector<std::uint64_t> offsets;
+
+  std::optional<std::uint64_t> OffsetOf(int parameter) const;
+};
+// Of every update of the plan, in its order. DATA_LOSS names one that cannot be read.
+Result<std::vector<SpooledUpdate>> FindUpdates(const Spool& spool, const AggregationPlan& plan,
+                                               const ModelSpec& spec);
+
+// What the merge of every shard reads; the parts must outlive it.
+struct MergeInputs {
+  const ModelSpec& spec;
+  const AggregationOptions& options;
+  const AggregationPlan& plan;
+  const std::vector<SpooledUpdate>& updates;
+  const Spool& spool;
+  const ShardStore& store;
+};
+
+// Of one shard. Memory: a few windows. Not thread-safe.
+class ShardMerger {
+ public:
+  ShardMerger(const MergeInputs& inputs, const StoredShard& base) : inputs_(inputs), base_(base) {}
+
+  // Maps the shard's values and moments; first of all.
+  Status Open();
+  // Hands the new values and moments to the sinks, window by window. `consensus`: what is done to
+  // the values of a window before that, given the offset of its first element in the shard; may be
+  // empty.
+  using Consensus = std::function<Status(std::int64_t offset, std::span<float> values)>;
+  Status Write(const ShardContent::Sinks& sinks, const Consensus& consensus);
+  // Values `at` to `at` + `count` of block `index`, which begins at element `offset` of the shard,
+  // merged by the block's weights; valid until the next call. Not of blocks that are merged by
+  // rows.
+  Result<std::span<float>> MergeWindow(int index, std::int64_t offset, std::int64_t at,
+                                       std::int64_t count);
+
+ private:
+  const BlockPlan* PlanOf(int parameter) const;
+  Status WriteBlock(int index, std::int64_t offset, const ShardContent::Sinks& sinks,
+                    const Consensus& consensus);
+  // Elements [begin, end) of block `index`, which starts at element `offset` of the shard.
+  Status WriteRange(int index, std::int64_t offset, std::int64_t begin, std::int64_t end,
+                    const std::vector<double>& weights, const ShardContent::Sinks& sinks,
+                    const Consensus& consensus);
+  Status Merge(int index, std::int64_t offset, std::int64_t at, std::int64_t count,
+               const std::vector<double>& weights);
+  void LoadWindow(std::int64_t at, std::int64_t count);
+  Status SumWindow(int index, std::int64_t at, std::int64_t count,
+                   const std::vector<double>& weights);
+  Status AddGroup(const std::vector<std::size_t>& group, int index, std::int64_t at,
+                  std::int64_t count, const std::vector<double>& weights);
+  Status CheckFinite(int index) const;
+  void Apply();
+
+  MergeInputs inputs_;
+  StoredShard base_;
+  std::unique_ptr<MappedRegion> values_, first_, second_;
+  std::vector<float> window_, window_first_, window_second_, delta_;
+  std::vector<double> sums_;
+};
+
+}  // namespace fedmoe
