@@ -10,6 +10,7 @@ find_package(ZLIB REQUIRED)
 find_package(JPEG REQUIRED)
 find_package(PNG REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_package(zstd REQUIRED CONFIG)
 
 # The shells and their storage. Without gRPC the pure floors, the models and the data still build, on a machine that has only the libraries above.
 if(FEDMOE_RPC)

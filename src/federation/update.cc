@@ -84,14 +84,21 @@ Verdict CheckPlace(const UpdateBlock& update, const TaskAssignment& task, const 
   return {};
 }
 
+// What a payload of so many values is, before compression; of top-k the most that it can be.
+std::string LengthOf(Encoding encoding, std::uint64_t elements) {
+  const bool top_k = encoding == Encoding::kTopK;
+  return std::to_string(elements) + " " + EncodingName(encoding) + " values need " +
+         (top_k ? "at most " : "") + std::to_string(EncodedBytes(encoding, elements, elements));
+}
+
 // Whether its encoding and lengths are right. Without overflow for any numbers of a client.
 Verdict CheckContent(const UpdateBlock& update, const ParameterBlock& block,
                      std::uint64_t total_bytes) {
-  if (update.encoding != Encoding::kFloat32) {
+  if (static_cast<std::uint32_t>(update.encoding) >= kEncodings) {
     return {RejectReason::kUnknownEncoding,
             Named(block) + " has encoding " +
                 std::to_string(static_cast<std::uint32_t>(update.encoding)) +
-                ", known is 0 (float32)"};
+                ", known are 0 (f32) to " + std::to_string(kEncodings - 1) + " (topk)"};
   }
   const auto elements = static_cast<std::uint64_t>(block.ElementCount());
   if (update.elements != elements) {
@@ -99,11 +106,21 @@ Verdict CheckContent(const UpdateBlock& update, const ParameterBlock& block,
                                            " elements, its shape " + ShapeOf(block) + " has " +
                                            std::to_string(elements)};
   }
-  if (update.payload_bytes != elements * kFloat32Bytes) {
+  const std::uint64_t most = EncodedBytes(update.encoding, elements, elements);
+  const bool right = update.encoding == Encoding::kTopK
+                         ? update.raw_bytes <= most && update.raw_bytes % kTopKUnitBytes == 0
+                         : update.raw_bytes == most;
+  if (!right) {
+    return {RejectReason::kMalformed, Named(block) + " has " + std::to_string(update.raw_bytes) +
+                                          " payload bytes, " + LengthOf(update.encoding, elements)};
+  }
+  const bool compressed = update.compression == Compression::kZstd;
+  if (compressed ? update.payload_bytes >= update.raw_bytes
+                 : update.payload_bytes != update.raw_bytes) {
     return {RejectReason::kMalformed,
-            Named(block) + " has " + std::to_string(update.payload_bytes) + " payload bytes, " +
-                std::to_string(elements) + " float32 values need " +
-                std::to_string(elements * kFloat32Bytes)};
+            Named(block) + " lies in " + std::to_string(update.payload_bytes) + " bytes, " +
+                (compressed ? "compressed from " : "not compressed, of ") +
+                std::to_string(update.raw_bytes)};
   }
   if (update.payload_offset > total_bytes ||
       update.payload_bytes > total_bytes - update.payload_offset) {

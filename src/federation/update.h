@@ -8,10 +8,12 @@
 #include "federation/feedback.h"
 #include "federation/model_spec.h"
 #include "federation/task.h"
+#include "kernels/codec.h"
 
 namespace fedmoe {
 
-enum class Encoding : std::uint32_t { kFloat32 = 0 };
+// The numbers are those of the format.
+enum class Compression : std::uint32_t { kNone = 0, kZstd = 1 };
 
 // One encoded block of an update: the delta (new - received) of one parameter block. Offsets count
 // from the start of the update's bytes.
@@ -20,7 +22,9 @@ struct UpdateBlock {
   Encoding encoding = Encoding::kFloat32;
   std::uint64_t elements = 0;
   std::uint64_t payload_offset = 0;
-  std::uint64_t payload_bytes = 0;
+  std::uint64_t payload_bytes = 0;  // as they lie in the update
+  Compression compression = Compression::kNone;
+  std::uint64_t raw_bytes = 0;  // of the payload before compression
 };
 
 struct UpdateHeader {
@@ -49,7 +53,7 @@ enum class RejectReason {
   kMissingBlock,  // a trunk block, or a block of an expert with tokens
   kWrongShape,    // element count other than the block's
   kUnknownEncoding,
-  kNotFinite,  // NaN or Inf in the payload
+  kNotFinite,  // NaN, Inf or a value beyond 1e18 in the payload
   kBadFeedback,
 };
 const char* RejectReasonName(RejectReason reason);  // "stale_round", ...
@@ -65,7 +69,8 @@ std::uint64_t MaxUpdateBytes(const ModelSpec& spec, const TaskAssignment& task);
 
 // Checks the block list and feedback against the task: every trunk block once, every block of each
 // held expert with tokens once, nothing else but blocks of held experts, counts and encodings
-// right. Payload checks (checksum, finite) belong to the reader.
+// right. Any encoding is, that is no longer than float32 would be. Payload checks (checksum,
+// finite, scales, indices) belong to the reader.
 Verdict ValidateUpdate(const UpdateHeader& header, const std::vector<UpdateBlock>& blocks,
                        const TaskAssignment& task, const ModelSpec& spec);
 

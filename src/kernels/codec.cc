@@ -112,8 +112,8 @@ Status CheckTopK(const EncodedValues& encoded) {
   for (std::size_t i = 0; i < view.size(); ++i) {
     const std::uint64_t index = view.IndexOf(i);
     if (index < least || index >= encoded.first + encoded.elements) {
-      return InvalidArgument("unit " + std::to_string(i) + " has index " + std::to_string(index) +
-                             ", expected " + std::to_string(least) + " to " +
+      return InvalidArgument("index " + std::to_string(index) + ", expected " +
+                             std::to_string(least) + " to " +
                              std::to_string(encoded.first + encoded.elements - 1));
     }
     const float value = view.ValueOf(i);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -18,7 +17,6 @@ static_assert(std::endian::native == std::endian::little,
 
 constexpr std::uint64_t kHeaderBytes = 64;
 constexpr std::uint64_t kPieceBytes = 1 << 20;
-constexpr std::uint64_t kWindowBytes = 64 << 20;
 constexpr std::array<char, 8> kMagic = {'F', 'M', 'U', 'P', 'D', 'A', 'T', 'E'};
 
 struct Preamble {
@@ -38,7 +36,9 @@ struct BlockHeader {
   std::uint64_t elements = 0;
   std::uint64_t payload_bytes = 0;
   std::uint32_t payload_crc32c = 0;
-  std::array<std::uint32_t, 8> reserved = {};
+  std::uint32_t compression = 0;
+  std::uint64_t raw_bytes = 0;
+  std::array<std::uint32_t, 5> reserved = {};
   std::uint32_t header_crc32c = 0;
 };
 static_assert(sizeof(BlockHeader) == kHeaderBytes);
@@ -74,14 +74,24 @@ Status SinkPieces(std::span<const std::byte> bytes, const Sink& sink) {
   return Status::Ok();
 }
 
-Status EncodeBlock(const OutgoingBlock& block, const Sink& sink) {
-  const std::span<const std::byte> payload = std::as_bytes(block.delta);
+std::span<const std::byte> PayloadOf(const OutgoingBlock& block) {
+  return block.encoded != nullptr ? std::span<const std::byte>(block.encoded->payload)
+                                  : std::as_bytes(block.delta);
+}
+
+Status SinkBlock(const OutgoingBlock& block, const Sink& sink) {
+  const std::span<const std::byte> payload = PayloadOf(block);
+  const EncodedBlock* const encoded = block.encoded;
   BlockHeader header;
   header.parameter = static_cast<std::uint32_t>(block.parameter);
-  header.encoding = static_cast<std::uint32_t>(Encoding::kFloat32);
-  header.elements = block.delta.size();
+  header.encoding =
+      static_cast<std::uint32_t>(encoded != nullptr ? encoded->encoding : Encoding::kFloat32);
+  header.elements = encoded != nullptr ? encoded->elements : block.delta.size();
   header.payload_bytes = payload.size();
   header.payload_crc32c = Crc32c(payload);
+  header.compression =
+      static_cast<std::uint32_t>(encoded != nullptr ? encoded->compression : Compression::kNone);
+  header.raw_bytes = encoded != nullptr ? encoded->raw_bytes : payload.size();
   header.header_crc32c = HeaderCrc(header);
   FEDMOE_RETURN_IF_ERROR(sink(BytesOf(header)));
   FEDMOE_RETURN_IF_ERROR(SinkPieces(payload, sink));
@@ -128,6 +138,33 @@ Verdict CheckPreamble(const Preamble& preamble, std::uint64_t size, TaskId task,
   return {};
 }
 
+// Whether elements, bytes and compression agree. Of encodings that are not known nothing can be
+// said; which are is the task's validation to say.
+Verdict CheckLengths(const BlockHeader& header) {
+  if (header.compression > static_cast<std::uint32_t>(Compression::kZstd)) {
+    return Malformed("compression " + std::to_string(header.compression) +
+                     ", known are 0 (none) and 1 (zstd)");
+  }
+  const bool compressed = header.compression != 0;
+  if (compressed ? header.payload_bytes >= header.raw_bytes
+                 : header.payload_bytes != header.raw_bytes) {
+    return Malformed("payload of " + std::to_string(header.payload_bytes) + " bytes, " +
+                     (compressed ? "compressed from " : "not compressed, of ") +
+                     std::to_string(header.raw_bytes));
+  }
+  if (header.encoding >= kEncodings) return {};
+  const auto encoding = static_cast<Encoding>(header.encoding);
+  const std::uint64_t most = header.elements > kMaxEncodedElements
+                                 ? 0
+                                 : EncodedBytes(encoding, header.elements, header.elements);
+  const bool right = encoding == Encoding::kTopK
+                         ? header.raw_bytes <= most && header.raw_bytes % kTopKUnitBytes == 0
+                         : header.raw_bytes == most;
+  if (header.elements <= kMaxEncodedElements && right) return {};
+  return Malformed("payload of " + std::to_string(header.raw_bytes) + " bytes for " +
+                   std::to_string(header.elements) + " " + EncodingName(encoding) + " elements");
+}
+
 // What a block's header says of itself; `remaining` bytes of the update follow it.
 Verdict CheckBlockHeader(const BlockHeader& header, std::uint64_t remaining,
                          std::optional<std::uint32_t> previous_parameter) {
@@ -147,13 +184,7 @@ Verdict CheckBlockHeader(const BlockHeader& header, std::uint64_t remaining,
     return Malformed("payload of " + std::to_string(header.payload_bytes) + " bytes, but " +
                      std::to_string(remaining) + " are left");
   }
-  const bool is_float32 = header.encoding == static_cast<std::uint32_t>(Encoding::kFloat32);
-  if (is_float32 && (header.payload_bytes % sizeof(float) != 0 ||
-                     header.elements != header.payload_bytes / sizeof(float))) {
-    return Malformed("payload of " + std::to_string(header.payload_bytes) + " bytes for " +
-                     std::to_string(header.elements) + " float32 elements");
-  }
-  return {};
+  return CheckLengths(header);
 }
 
 Result<bool> PaddingIsZero(const RandomAccessFile& file, std::uint64_t end) {
@@ -163,81 +194,97 @@ Result<bool> PaddingIsZero(const RandomAccessFile& file, std::uint64_t end) {
   return AllZero(padding);
 }
 
-constexpr std::uint32_t kExponent = 0x7f80'0000;
-constexpr std::uint32_t kMagnitude = 0x7fff'ffff;
-// Larger values in a delta are no training, and their squares would leave float32, where server
-// optimisers keep them.
-constexpr float kMaxMagnitude = 1e18F;
-
-// NaN and infinities are beyond every limit when read as whole numbers.
-bool AllWithinLimit(std::span<const std::byte> floats) {
-  constexpr auto kLimit = std::bit_cast<std::uint32_t>(kMaxMagnitude);
-  std::uint32_t found = 0;
-  for (std::size_t i = 0; i < floats.size(); i += sizeof(float)) {
-    std::uint32_t bits;
-    std::memcpy(&bits, floats.data() + i, sizeof(bits));
-    found |= static_cast<std::uint32_t>((bits & kMagnitude) > kLimit);
-  }
-  return found == 0;
-}
-
-// "trunk: element 17 is NaN", or "block 'trunk' holds 3e+38, beyond 1e18", for the first element
-// that is beyond the limit; `first` is the index of floats[0].
-std::string NameBeyondLimit(std::span<const std::byte> floats, std::uint64_t first,
-                            const std::string& name) {
-  for (std::size_t i = 0; i < floats.size(); i += sizeof(float)) {
-    std::uint32_t bits;
-    std::memcpy(&bits, floats.data() + i, sizeof(bits));
-    if ((bits & kMagnitude) <= std::bit_cast<std::uint32_t>(kMaxMagnitude)) continue;
-    if ((bits & kExponent) != kExponent) {
-      std::array<char, 32> value{};
-      std::snprintf(value.data(), value.size(), "%g",
-                    static_cast<double>(std::bit_cast<float>(bits)));
-      return "block '" + name + "' holds " + value.data() + ", beyond 1e18";
-    }
-    const bool nan = (bits & 0x007f'ffff) != 0;
-    return name + ": element " + std::to_string(first + i / sizeof(float)) + " is " +
-           (nan ? "NaN" : "Inf");
-  }
-  return name + ": all elements are finite";
-}
-
 std::string NameOf(const UpdateBlock& block, const ModelSpec& spec) {
   const auto index = static_cast<std::size_t>(block.parameter);
   if (block.parameter >= 0 && index < spec.blocks.size()) return spec.blocks[index].name;
   return "parameter " + std::to_string(block.parameter);
 }
 
+// The range of elements that the next piece of units may hold: from the first element that no unit
+// before it had.
+struct Progress {
+  std::uint64_t raw_bytes = 0;
+  std::uint64_t elements = 0;
+};
+
+// A piece of whole units from `done` on, about 1 MiB long.
+std::uint64_t PieceBytes(const UpdateBlock& block, const Progress& done) {
+  const std::uint64_t unit = UnitBytes(block.encoding);
+  return std::min(kPieceBytes / unit * unit, block.raw_bytes - done.raw_bytes);
+}
+
+// Checks the units of the piece and moves `done` past it.
+Status CheckPiece(const UpdateBlock& block, std::span<const std::byte> piece, Progress& done) {
+  EncodedValues values{block.encoding, done.elements, block.elements - done.elements, piece};
+  done.raw_bytes += piece.size();
+  if (block.encoding == Encoding::kTopK) {
+    FEDMOE_RETURN_IF_ERROR(CheckEncoded(values));
+    std::uint32_t last;
+    std::memcpy(&last, piece.data() + piece.size() - kTopKUnitBytes, sizeof(last));
+    done.elements = std::uint64_t{last} + 1;
+    return Status::Ok();
+  }
+  if (done.raw_bytes < block.raw_bytes) {
+    values.elements = piece.size() / UnitBytes(block.encoding) * UnitElements(block.encoding);
+  }
+  done.elements += values.elements;
+  return CheckEncoded(values);
+}
+
+// Of the bytes as they lie in the file.
+Result<std::uint32_t> PayloadCrc(const RandomAccessFile& file, const UpdateBlock& block) {
+  std::uint32_t crc = 0;
+  for (std::uint64_t done = 0; done < block.payload_bytes; done += kPieceBytes) {
+    const std::uint64_t count = std::min(kPieceBytes, block.payload_bytes - done);
+    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedRegion> region,
+                            file.Map(block.payload_offset + done, count));
+    crc = Crc32c(region->bytes(), crc);
+  }
+  return crc;
+}
+
 Result<Verdict> VerifyPayload(const RandomAccessFile& file, const UpdateBlock& block,
                               const std::string& name) {
-  if (block.encoding != Encoding::kFloat32) {
+  if (static_cast<std::uint32_t>(block.encoding) >= kEncodings) {
     return Verdict{
         RejectReason::kUnknownEncoding,
         name + ": encoding " + std::to_string(static_cast<std::uint32_t>(block.encoding))};
   }
   BlockHeader header;
   FEDMOE_RETURN_IF_ERROR(ReadHeader(file, block.payload_offset - kHeaderBytes, header));
+  const Verdict bad_checksum{RejectReason::kBadChecksum, name + ": payload: wrong checksum"};
+  const bool compressed = block.compression != Compression::kNone;
+  if (compressed) {
+    FEDMOE_ASSIGN_OR_RETURN(const std::uint32_t crc, PayloadCrc(file, block));
+    if (crc != header.payload_crc32c) return bad_checksum;
+  }
+  PayloadReader reader(file, block);
+  Progress done;
+  Status fault;
   std::uint32_t crc = 0;
-  std::string not_finite;
-  for (std::uint64_t done = 0; done < block.payload_bytes;) {
-    const std::uint64_t window = std::min(kWindowBytes, block.payload_bytes - done);
-    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<MappedRegion> region,
-                            file.Map(block.payload_offset + done, window));
-    // In pieces that stay in the cache for the second look.
-    for (std::uint64_t at = 0; at < window; at += kPieceBytes) {
-      const auto piece = region->bytes().subspan(at, std::min(kPieceBytes, window - at));
-      crc = Crc32c(piece, crc);
-      if (not_finite.empty() && !AllWithinLimit(piece)) {
-        not_finite = NameBeyondLimit(piece, (done + at) / sizeof(float), name);
-      }
+  while (done.raw_bytes < block.raw_bytes && (fault.ok() || !compressed)) {
+    const std::uint64_t count = PieceBytes(block, done);
+    const Result<std::span<const std::byte>> piece = reader.Read(done.raw_bytes, count);
+    if (!piece.ok() && (!compressed || piece.status().code() != StatusCode::kInvalidArgument)) {
+      return piece.status();
     }
-    done += window;
+    if (!piece.ok()) {
+      fault = piece.status();
+      break;
+    }
+    // While the bytes are in the cache; a payload that is damaged is damaged first of all.
+    if (!compressed) crc = Crc32c(*piece, crc);
+    if (fault.ok()) {
+      fault = CheckPiece(block, *piece, done);
+    } else {
+      done.raw_bytes += count;
+    }
   }
-  if (crc != header.payload_crc32c) {
-    return Verdict{RejectReason::kBadChecksum, name + ": payload: wrong checksum"};
-  }
-  if (!not_finite.empty()) return Verdict{RejectReason::kNotFinite, not_finite};
-  return Verdict{};
+  if (!compressed && crc != header.payload_crc32c) return bad_checksum;
+  if (fault.ok()) return Verdict{};
+  const bool not_finite = fault.code() == StatusCode::kOutOfRange;
+  return Verdict{not_finite ? RejectReason::kNotFinite : RejectReason::kMalformed,
+                 name + ": " + fault.message()};
 }
 
 }  // namespace
@@ -245,7 +292,7 @@ Result<Verdict> VerifyPayload(const RandomAccessFile& file, const UpdateBlock& b
 std::uint64_t EncodedUpdateBytes(std::span<const OutgoingBlock> blocks) {
   std::uint64_t bytes = kHeaderBytes;
   for (const OutgoingBlock& block : blocks) {
-    bytes += kHeaderBytes + RoundUp(block.delta.size_bytes());
+    bytes += kHeaderBytes + RoundUp(PayloadOf(block).size());
   }
   return bytes;
 }
@@ -266,7 +313,7 @@ Status EncodeUpdate(TaskId task, std::span<const OutgoingBlock> blocks, const Si
   preamble.total_bytes = EncodedUpdateBytes(blocks);
   preamble.crc32c = HeaderCrc(preamble);
   FEDMOE_RETURN_IF_ERROR(sink(BytesOf(preamble)));
-  for (const OutgoingBlock& block : blocks) FEDMOE_RETURN_IF_ERROR(EncodeBlock(block, sink));
+  for (const OutgoingBlock& block : blocks) FEDMOE_RETURN_IF_ERROR(SinkBlock(block, sink));
   return Status::Ok();
 }
 
@@ -304,7 +351,9 @@ Result<ParsedUpdate> ParseUpdate(const RandomAccessFile& file, TaskId task,
                              .encoding = static_cast<Encoding>(header.encoding),
                              .elements = header.elements,
                              .payload_offset = offset,
-                             .payload_bytes = header.payload_bytes});
+                             .payload_bytes = header.payload_bytes,
+                             .compression = static_cast<Compression>(header.compression),
+                             .raw_bytes = header.raw_bytes});
     offset += RoundUp(header.payload_bytes);
   }
   if (offset != size) {

@@ -39,8 +39,16 @@ struct Submission {
     header.feedback.tokens = {0.0, 10.0, 0.0};
     header.feedback.expert_loss = {0.0, 1.0, 0.0};
     header.feedback.expert_accuracy = {0.0, 0.5, 0.0};
-    blocks = {{.parameter = 0, .elements = 6, .payload_offset = 100, .payload_bytes = 24},
-              {.parameter = 2, .elements = 4, .payload_offset = 184, .payload_bytes = 16}};
+    blocks = {{.parameter = 0,
+               .elements = 6,
+               .payload_offset = 100,
+               .payload_bytes = 24,
+               .raw_bytes = 24},
+              {.parameter = 2,
+               .elements = 4,
+               .payload_offset = 184,
+               .payload_bytes = 16,
+               .raw_bytes = 16}};
   }
 };
 
@@ -55,7 +63,7 @@ TEST(ValidateUpdate, AcceptsTrunkAndTrainedExperts) {
 TEST(ValidateUpdate, AcceptsAHeldExpertWithoutTokensToo) {
   Submission submission;
   submission.blocks.push_back(
-      {.parameter = 3, .elements = 4, .payload_offset = 128, .payload_bytes = 16});
+      {.parameter = 3, .elements = 4, .payload_offset = 128, .payload_bytes = 16, .raw_bytes = 16});
   EXPECT_TRUE(Validate(submission).accepted());
 }
 
@@ -65,6 +73,20 @@ TEST(ValidateUpdate, AcceptsATrunkAloneWhereNothingElseWasTrained) {
   submission.header.feedback.tokens = {0, 0, 0};
   submission.blocks.pop_back();
   EXPECT_TRUE(Validate(submission).accepted());
+}
+
+TEST(ValidateUpdate, AcceptsEveryEncoding) {
+  for (std::uint32_t i = 0; i < kEncodings; ++i) {
+    Submission submission;
+    UpdateBlock& block = submission.blocks[0];
+    block.encoding = static_cast<Encoding>(i);
+    block.raw_bytes = EncodedBytes(block.encoding, 6, 2);
+    block.payload_bytes = block.raw_bytes;
+    EXPECT_TRUE(Validate(submission).accepted()) << Validate(submission).detail;
+    block.compression = Compression::kZstd;
+    --block.payload_bytes;
+    EXPECT_TRUE(Validate(submission).accepted()) << Validate(submission).detail;
+  }
 }
 
 struct Case {
@@ -106,38 +128,55 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Blocks, BadUpdate,
-    testing::Values(Case{[](S& s) { s.blocks[0].parameter = 5; }, R::kUnknownParameter,
-                         "the update names parameter 5, the model has 5 blocks"},
-                    Case{[](S& s) { s.blocks[0].parameter = -1; }, R::kUnknownParameter,
-                         "the update names parameter -1, the model has 5 blocks"},
-                    Case{[](S& s) { s.blocks[0].parameter = 4; }, R::kUnknownParameter,
-                         "block 'gate.weight' is the client's own, it belongs in no update"},
-                    Case{[](S& s) { s.blocks[1].parameter = 1; }, R::kUnassignedExpert,
-                         "block 'experts.0.weight' belongs to expert 0, the task holds 1, 2"},
-                    Case{[](S& s) {
-                           s.task.experts.clear();
-                           s.header.feedback.tokens = {0, 0, 0};
-                         },
-                         R::kUnassignedExpert,
-                         "block 'experts.1.weight' belongs to expert 1, the task holds none"},
-                    Case{[](S& s) { s.blocks.push_back(s.blocks[1]); }, R::kDuplicateBlock,
-                         "block 'experts.1.weight' appears twice"},
-                    Case{[](S& s) { s.blocks[0].encoding = static_cast<Encoding>(9); },
-                         R::kUnknownEncoding,
-                         "block 'trunk.weight' has encoding 9, known is 0 (float32)"},
-                    Case{[](S& s) { s.blocks[0].elements = 5; }, R::kWrongShape,
-                         "block 'trunk.weight' has 5 elements, its shape [2, 3] has 6"},
-                    Case{[](S& s) { s.blocks[0].payload_bytes = 20; }, R::kMalformed,
-                         "block 'trunk.weight' has 20 payload bytes, 6 float32 values need 24"},
-                    Case{[](S& s) { s.blocks[1].payload_offset = 185; }, R::kMalformed,
-                         "block 'experts.1.weight' ends past the update's 200 bytes"},
-                    Case{[](S& s) { s.blocks[1].payload_offset = ~std::uint64_t{0} - 7; },
-                         R::kMalformed,
-                         "block 'experts.1.weight' ends past the update's 200 bytes"},
-                    Case{[](S& s) { s.blocks.erase(s.blocks.begin()); }, R::kMissingBlock,
-                         "block 'trunk.weight' of the trunk is missing"},
-                    Case{[](S& s) { s.blocks.pop_back(); }, R::kMissingBlock,
-                         "block 'experts.1.weight' is missing, though expert 1 was trained"}));
+    testing::Values(
+        Case{[](S& s) { s.blocks[0].parameter = 5; }, R::kUnknownParameter,
+             "the update names parameter 5, the model has 5 blocks"},
+        Case{[](S& s) { s.blocks[0].parameter = -1; }, R::kUnknownParameter,
+             "the update names parameter -1, the model has 5 blocks"},
+        Case{[](S& s) { s.blocks[0].parameter = 4; }, R::kUnknownParameter,
+             "block 'gate.weight' is the client's own, it belongs in no update"},
+        Case{[](S& s) { s.blocks[1].parameter = 1; }, R::kUnassignedExpert,
+             "block 'experts.0.weight' belongs to expert 0, the task holds 1, 2"},
+        Case{[](S& s) {
+               s.task.experts.clear();
+               s.header.feedback.tokens = {0, 0, 0};
+             },
+             R::kUnassignedExpert,
+             "block 'experts.1.weight' belongs to expert 1, the task holds none"},
+        Case{[](S& s) { s.blocks.push_back(s.blocks[1]); }, R::kDuplicateBlock,
+             "block 'experts.1.weight' appears twice"},
+        Case{[](S& s) { s.blocks[0].encoding = static_cast<Encoding>(9); }, R::kUnknownEncoding,
+             "block 'trunk.weight' has encoding 9, known are 0 (f32) to 5 (topk)"},
+        Case{[](S& s) { s.blocks[0].elements = 5; }, R::kWrongShape,
+             "block 'trunk.weight' has 5 elements, its shape [2, 3] has 6"},
+        Case{[](S& s) { s.blocks[0].raw_bytes = 20; }, R::kMalformed,
+             "block 'trunk.weight' has 20 payload bytes, 6 f32 values need 24"},
+        Case{[](S& s) { s.blocks[0].encoding = Encoding::kInt8; }, R::kMalformed,
+             "block 'trunk.weight' has 24 payload bytes, 6 int8 values need 10"},
+        Case{[](S& s) {
+               s.blocks[0].encoding = Encoding::kTopK;
+               s.blocks[0].raw_bytes = 56;
+             },
+             R::kMalformed,
+             "block 'trunk.weight' has 56 payload bytes, 6 topk values need at most 48"},
+        Case{[](S& s) {
+               s.blocks[0].encoding = Encoding::kTopK;
+               s.blocks[0].raw_bytes = 20;
+             },
+             R::kMalformed,
+             "block 'trunk.weight' has 20 payload bytes, 6 topk values need at most 48"},
+        Case{[](S& s) { s.blocks[0].payload_bytes = 20; }, R::kMalformed,
+             "block 'trunk.weight' lies in 20 bytes, not compressed, of 24"},
+        Case{[](S& s) { s.blocks[0].compression = Compression::kZstd; }, R::kMalformed,
+             "block 'trunk.weight' lies in 24 bytes, compressed from 24"},
+        Case{[](S& s) { s.blocks[1].payload_offset = 185; }, R::kMalformed,
+             "block 'experts.1.weight' ends past the update's 200 bytes"},
+        Case{[](S& s) { s.blocks[1].payload_offset = ~std::uint64_t{0} - 7; }, R::kMalformed,
+             "block 'experts.1.weight' ends past the update's 200 bytes"},
+        Case{[](S& s) { s.blocks.erase(s.blocks.begin()); }, R::kMissingBlock,
+             "block 'trunk.weight' of the trunk is missing"},
+        Case{[](S& s) { s.blocks.pop_back(); }, R::kMissingBlock,
+             "block 'experts.1.weight' is missing, though expert 1 was trained"}));
 
 TEST(MaxUpdateBytes, CoversTheTasksBlocksAndTheirFrames) {
   TaskAssignment task{.experts = {0, 2}};

@@ -372,12 +372,12 @@ TEST(CheckEncoded, WantsAscendingIndicesWithinTheBlock) {
     return CheckEncoded({Encoding::kTopK, 0, 10, payload}).message();
   };
   EXPECT_EQ(message(0, 5, 9, 1.0F), "");
-  EXPECT_EQ(message(0, 5, 5, 1.0F), "unit 2 has index 5, expected 6 to 9");
-  EXPECT_EQ(message(6, 5, 9, 1.0F), "unit 1 has index 5, expected 7 to 9");
-  EXPECT_EQ(message(0, 5, 10, 1.0F), "unit 2 has index 10, expected 6 to 9");
+  EXPECT_EQ(message(0, 5, 5, 1.0F), "index 5, expected 6 to 9");
+  EXPECT_EQ(message(6, 5, 9, 1.0F), "index 5, expected 7 to 9");
+  EXPECT_EQ(message(0, 5, 10, 1.0F), "index 10, expected 6 to 9");
   EXPECT_EQ(message(0, 5, 9, kInf), "element 9 is Inf");
   const Status outside = CheckEncoded({Encoding::kTopK, 6, 4, payload});
-  EXPECT_EQ(outside.message(), "unit 0 has index 0, expected 6 to 9");
+  EXPECT_EQ(outside.message(), "index 0, expected 6 to 9");
   EXPECT_EQ(outside.code(), StatusCode::kInvalidArgument);
 }
 

@@ -83,7 +83,22 @@ class UpdateFormat : public ::testing::Test {
     return VerifyPayloads(*file, update.blocks, spec_).value();
   }
 
-  // The example of docs/update_format.md.
+  // The bytes of an example of docs/update_format.md.
+  static std::string Golden(const std::string& name) {
+    const std::string golden = ReadAll(FEDMOE_SOURCE_DIR "/tests/golden/" + name);
+    EXPECT_NE(ReadAll(FEDMOE_SOURCE_DIR "/docs/update_format.md").find(golden), std::string::npos)
+        << "docs/update_format.md does not show the example as tests/golden/" << name << " has it";
+    std::string bytes;
+    std::istringstream lines(golden);
+    for (std::string line; std::getline(lines, line);) {
+      std::istringstream words(line.substr(4));
+      for (std::string word; words >> word;)
+        bytes += static_cast<char>(std::stoi(word, nullptr, 16));
+    }
+    return bytes;
+  }
+
+  // The first of them.
   std::vector<float> first_ = {1.0f, -2.0f, 0.5f};
   std::vector<float> second_ = {0.25f};
   std::vector<OutgoingBlock> blocks_ = {{0, first_}, {3, second_}};
@@ -101,19 +116,47 @@ std::string Patched(std::string bytes, std::size_t offset, T value) {
 }
 
 TEST_F(UpdateFormat, MatchesTheWorkedExampleByteForByte) {
-  const std::string golden = ReadAll(FEDMOE_SOURCE_DIR "/tests/golden/update_example.hex");
-  std::string expected;
-  std::istringstream lines(golden);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line.substr(4));
-    for (std::string word; words >> word;)
-      expected += static_cast<char>(std::stoi(word, nullptr, 16));
-  }
+  const std::string expected = Golden("update_example.hex");
   ASSERT_EQ(expected.size(), 320u);
   EXPECT_EQ(Encoded(7, blocks_), expected);
-  EXPECT_NE(ReadAll(FEDMOE_SOURCE_DIR "/docs/update_format.md").find(golden), std::string::npos)
-      << "docs/update_format.md does not show the example as tests/golden/update_example.hex has "
-         "it";
+}
+
+// Values that lie on whole steps, so that nothing is left to chance.
+TEST_F(UpdateFormat, MatchesTheExampleOfEveryEncodingByteForByte) {
+  std::vector<float> halves(34, 0.0F);
+  halves[0] = 7.0F;
+  halves[1] = -3.0F;
+  halves[32] = 1.0F;
+  halves[33] = -7.0F;
+  const std::vector<std::pair<std::vector<float>, BlockEncoding>> examples{
+      {first_, {.encoding = Encoding::kBfloat16}},
+      {first_, {.encoding = Encoding::kFloat16}},
+      {{127.0F, -64.0F, 0.0F}, {.encoding = Encoding::kInt8}},
+      {halves, {.encoding = Encoding::kInt4}},
+      {{0.0F, -3.0F, 0.25F, 2.0F}, {.encoding = Encoding::kTopK, .kept = 2}}};
+  std::vector<EncodedBlock> encoded;
+  for (const auto& [values, options] : examples) {
+    encoded.push_back(EncodeBlock(values, options).value());
+  }
+  std::vector<OutgoingBlock> blocks;
+  for (std::size_t i = 0; i < encoded.size(); ++i) {
+    blocks.push_back({.parameter = static_cast<int>(i), .encoded = &encoded[i]});
+  }
+  const std::string bytes = Encoded(7, blocks);
+  EXPECT_EQ(bytes, Golden("update_encodings.hex"));
+  EXPECT_EQ(Named(Judge(bytes)), "none: ");
+}
+
+// Read only: what a compressor makes of it is its own affair.
+TEST_F(UpdateFormat, ReadsTheCompressedExample) {
+  const std::string bytes = Golden("update_zstd.hex");
+  EXPECT_EQ(Named(Judge(bytes)), "none: ");
+  const auto file = FileOf(bytes);
+  const ParsedUpdate update = Parsed(bytes);
+  ASSERT_EQ(update.blocks.size(), 1u);
+  EXPECT_EQ(update.blocks[0].compression, Compression::kZstd);
+  PayloadReader reader(*file, update.blocks[0]);
+  EXPECT_EQ(FloatsOf(reader.Read(0, 400).value()), std::vector<float>(100, 0.5F));
 }
 
 TEST_F(UpdateFormat, ReadsBackWhatItWrote) {
@@ -203,8 +246,8 @@ TEST_F(UpdateFormat, SaysWhatIsMalformedInThePreamble) {
   std::string magic = bytes;
   magic[0] = 'X';
   EXPECT_EQ(ParseVerdict(magic), "malformed: does not begin with FMUPDATE");
-  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 8, 2)),
-            "malformed: format version 2, this build reads 1");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 8, 1)),
+            "malformed: format version 1, this build reads 2");
   EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 12, 1)),
             "malformed: 128 bytes follow the last of 1 blocks");
   EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 12, 3)),
@@ -229,16 +272,26 @@ TEST_F(UpdateFormat, SaysWhatIsMalformedInABlock) {
   EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 64, 0x8000'0000)),
             "unknown_parameter: block 0: parameter 2147483648");
   EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 72, 4)),
-            "malformed: block 0: payload of 12 bytes for 4 float32 elements");
+            "malformed: block 0: payload of 12 bytes for 4 f32 elements");
   EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 72, (std::uint64_t{1} << 62) + 3)),
-            "malformed: block 0: payload of 12 bytes for 4611686018427387907 float32 elements");
+            "malformed: block 0: payload of 12 bytes for 4611686018427387907 f32 elements");
   EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 80, 10)),
-            "malformed: block 0: payload of 10 bytes for 3 float32 elements");
+            "malformed: block 0: payload of 10 bytes, not compressed, of 12");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 96, 16)),
+            "malformed: block 0: payload of 12 bytes, not compressed, of 16");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 92, 1)),
+            "malformed: block 0: payload of 12 bytes, compressed from 12");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 92, 2)),
+            "malformed: block 0: compression 2, known are 0 (none) and 1 (zstd)");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 68, 3)),
+            "malformed: block 0: payload of 12 bytes for 3 int8 elements");
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 68, 5)),
+            "malformed: block 0: payload of 12 bytes for 3 topk elements");
   EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 80, 193)),
             "malformed: block 0: payload of 193 bytes, but 192 are left");
   EXPECT_EQ(ParseVerdict(Patched<std::uint64_t>(bytes, 80, ~std::uint64_t{0})),
             "malformed: block 0: payload of 18446744073709551615 bytes, but 192 are left");
-  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 92, 5)),
+  EXPECT_EQ(ParseVerdict(Patched<std::uint32_t>(bytes, 104, 5)),
             "malformed: block 0: reserved bytes are not zero");
   std::string padding = bytes;
   padding[191] = 1;
@@ -254,9 +307,9 @@ TEST_F(UpdateFormat, PassesOnBlocksThatOnlyTheTaskCanJudge) {
   const ParsedUpdate twice = Parsed(Patched<std::uint32_t>(bytes, 192, 0));
   EXPECT_EQ(Named(twice.verdict), "none: ");
   EXPECT_EQ(twice.blocks[1].parameter, 0);
-  const std::string unknown = Patched<std::uint32_t>(bytes, 68, 5);
-  EXPECT_EQ(static_cast<int>(Parsed(unknown).blocks[0].encoding), 5);
-  EXPECT_EQ(Named(Judge(unknown)), "unknown_encoding: trunk.weight: encoding 5");
+  const std::string unknown = Patched<std::uint32_t>(bytes, 68, 6);
+  EXPECT_EQ(static_cast<int>(Parsed(unknown).blocks[0].encoding), 6);
+  EXPECT_EQ(Named(Judge(unknown)), "unknown_encoding: trunk.weight: encoding 6");
 }
 
 TEST_F(UpdateFormat, FindsADamagedPayload) {
@@ -273,12 +326,12 @@ TEST_F(UpdateFormat, FindsNumbersThatAreNotFinite) {
   EXPECT_EQ(Named(Judge(Encoded(7, blocks_))), "none: ");
   second_[0] = -3e38F;
   EXPECT_EQ(Named(Judge(Encoded(7, blocks_))),
-            "not_finite: block 'experts.0.bias' holds -3e+38, beyond 1e18");
+            "not_finite: experts.0.bias: element 0 is -3e+38, beyond 1e18");
   first_[2] = -std::numeric_limits<float>::infinity();
   EXPECT_EQ(Named(Judge(Encoded(7, blocks_))), "not_finite: trunk.weight: element 2 is Inf");
 }
 
-// Past one piece and one window: 17,000,000 floats are 68 MB.
+// Past one piece: 17,000,000 floats are 68 MB.
 TEST_F(UpdateFormat, FindsThemInALargeBlockToo) {
   std::vector<float> large(17'000'000, 1.0f);
   large[16'900'001] = std::nanf("");
