@@ -30,6 +30,9 @@ OptimizerState::OptimizerState(const TrainingOptions& options, std::size_t param
                                std::vector<Range> gates)
     : options_(options) {
   if (options.gate_learning_rate != 0.0) gates_ = std::move(gates);
+  std::size_t gate_values = 0;
+  for (const Range& gate : gates_) gate_values += gate.end - gate.begin;
+  gate_sums_.assign(gate_values, 0.0);
   const bool adam = options.optimizer == LocalOptimizer::kAdamW;
   if (adam || options.momentum != 0.0) first_.assign(parameters, 0.0F);
   if (adam) second_.assign(parameters, 0.0F);
@@ -46,12 +49,13 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   const bool clip = options_.clip_norm > 0.0 && norm > options_.clip_norm;
   const double scale = clip ? options_.clip_norm / norm : 1.0;
   ++steps_;
-  // The optimiser passes over gates too, and what it makes of them is replaced.
+  // The optimiser passes over gates too, and what it makes of them is undone.
+  std::size_t gate_value = 0;
   gate_values_.clear();
-  const auto gate_rate = static_cast<float>(options_.gate_learning_rate * scale);
   for (const Range& gate : gates_) {
     for (std::size_t i = gate.begin; i < gate.end; ++i) {
-      gate_values_.push_back(values[i] - gate_rate * gradients[i]);
+      gate_values_.push_back(values[i]);
+      gate_sums_[gate_value++] += scale * static_cast<double>(gradients[i]);
     }
   }
   if (options_.optimizer == LocalOptimizer::kAdamW) {
@@ -59,11 +63,23 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   } else {
     StepSgd(values, gradients, scale);
   }
-  std::size_t next = 0;
+  gate_value = 0;
   for (const Range& gate : gates_) {
-    for (std::size_t i = gate.begin; i < gate.end; ++i) values[i] = gate_values_[next++];
+    for (std::size_t i = gate.begin; i < gate.end; ++i) values[i] = gate_values_[gate_value++];
   }
   return norm;
+}
+
+void OptimizerState::Finish(std::span<float> values) {
+  if (steps_ == 0) return;
+  const double rate = options_.gate_learning_rate / static_cast<double>(steps_);
+  std::size_t gate_value = 0;
+  for (const Range& gate : gates_) {
+    for (std::size_t i = gate.begin; i < gate.end; ++i) {
+      values[i] =
+          static_cast<float>(static_cast<double>(values[i]) - rate * gate_sums_[gate_value++]);
+    }
+  }
 }
 
 void OptimizerState::StepSgd(std::span<float> values, std::span<const float> gradients,

@@ -20,7 +20,7 @@ namespace fedmoe {
 //            w <- w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 //                                                 Loshchilov and Hutter, 2019 (arXiv 1711.05101)
 // A parameter whose gradient is zero steps too: momentum and decay are of the whole vector.
-// Parameters with a rate of their own (gates): w <- w - gate_rate g, whatever the optimiser.
+// Parameters with a rate of their own (gates) stay, and step once: w <- w - gate_rate mean(g).
 class OptimizerState {
  public:
   // Positions [begin, end).
@@ -36,6 +36,8 @@ class OptimizerState {
   // FedProx; `gradients` is overwritten. Returns ||g|| before clipping; where that is not finite,
   // `values` stays as it was.
   double Step(std::span<float> values, std::span<float> gradients, std::span<const float> received);
+  // After the last step: that of the gates.
+  void Finish(std::span<float> values);
 
  private:
   void StepSgd(std::span<float> values, std::span<const float> gradients, double scale);
@@ -44,8 +46,9 @@ class OptimizerState {
   TrainingOptions options_;
   std::vector<Range> gates_;  // that have the rate of their own
   std::vector<float> gate_values_;
-  std::vector<float> first_;   // momentum buffer, or AdamW's m
-  std::vector<float> second_;  // AdamW's v
+  std::vector<double> gate_sums_;  // of their gradients
+  std::vector<float> first_;       // momentum buffer, or AdamW's m
+  std::vector<float> second_;      // AdamW's v
   std::int64_t steps_ = 0;
 };
 

@@ -140,6 +140,7 @@ Status TrainingRun::Run(const TrainContext& context) {
       ReportProgress(context, static_cast<double>(steps_) / static_cast<double>(total));
     }
   }
+  optimizer_.Finish(values_);
   const bool finite =
       std::all_of(values_.begin(), values_.end(), [](float value) { return std::isfinite(value); });
   return finite ? Status::Ok() : Diverged("a parameter", steps_, task_.training);

@@ -75,9 +75,48 @@ void MergeBlock(const ModelSpec& spec, int index, const Answers& answers, Parame
       double sum = 0.0;
       for (const auto& answer : answers) {
         const double weight = WeightOf(spec, block, row, answer.result.feedback);
-        if (weight > 0.0) sum += weight / total * DeltaOf(answer.result, index)[i];
+        if (weight > 0.0) sum = std::fma(weight / total, DeltaOf(answer.result, index)[i], sum);
       }
       StepElement(parameter, static_cast<std::size_t>(i), static_cast<float>(sum), options);
+    }
+  }
+}
+
+double TokensOf(const Answers& answers, ExpertIndex expert) {
+  double tokens = 0.0;
+  for (const auto& answer : answers) {
+    tokens += answer.result.feedback.tokens[static_cast<std::size_t>(expert)];
+  }
+  return tokens;
+}
+
+// Experts of the layer that were trained, towards their mean.
+void MoveToConsensus(const ModelSpec& spec, int layer, const Answers& answers, double share,
+                     std::vector<Parameter>& model) {
+  std::vector<ExpertIndex> experts;
+  double total = 0.0;
+  for (int i = 0; i < spec.ExpertsPerLayer(); ++i) {
+    const ExpertIndex expert = layer * spec.ExpertsPerLayer() + i;
+    if (!(TokensOf(answers, expert) > 0.0)) continue;
+    experts.push_back(expert);
+    total += TokensOf(answers, expert);
+  }
+  const auto values = [&](ExpertIndex expert, std::size_t block) -> std::vector<float>& {
+    const std::vector<int> blocks = spec.BlocksOf(ShardOfExpert(expert));
+    return model[static_cast<std::size_t>(blocks[block])].values;
+  };
+  const std::size_t blocks = spec.BlocksOf(ShardOfExpert(layer * spec.ExpertsPerLayer())).size();
+  for (std::size_t block = 0; block < blocks && experts.size() > 1; ++block) {
+    for (std::size_t i = 0; i < values(experts[0], block).size(); ++i) {
+      double sum = 0.0;
+      for (const ExpertIndex expert : experts) {
+        sum = std::fma(TokensOf(answers, expert) / total, values(expert, block)[i], sum);
+      }
+      const double mean = static_cast<float>(sum);
+      for (const ExpertIndex expert : experts) {
+        float& value = values(expert, block)[i];
+        value = static_cast<float>(value + share * (mean - value));
+      }
     }
   }
 }
@@ -119,6 +158,9 @@ std::string ReferenceDigest(const CoreOptions& options, const AnswerLedger& ledg
     for (int index = 0; index < static_cast<int>(spec.blocks.size()); ++index) {
       MergeBlock(spec, index, answers, model[static_cast<std::size_t>(index)],
                  options.run.aggregation);
+    }
+    for (int layer = 0; layer < spec.layers && options.run.aggregation.consensus > 0.0; ++layer) {
+      MoveToConsensus(spec, layer, answers, options.run.aggregation.consensus, model);
     }
   }
   return DigestOf(spec, model);

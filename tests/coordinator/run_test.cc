@@ -47,6 +47,23 @@ TEST(RunTest, MoreClientsThanAreOpenAtOnceGiveTheSameModel) {
   EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
 }
 
+TEST_P(OptimizerTest, ConsensusMovesTheTrainedExpertsOfALayerTowardsTheirMean) {
+  CoreOptions options = FleetOptions();
+  options.run.spec = FleetSpec(6, 2);
+  options.run.aggregation.optimizer = GetParam();
+  options.run.aggregation.consensus = 0.3;
+  Fleet fleet(options);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  for (const auto& report : Reports(fleet)) EXPECT_EQ(report["consensus"], 0.3);
+  options.run.aggregation.consensus = 0.0;
+  EXPECT_NE(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  // The means' file went with the merge.
+  EXPECT_EQ(PosixFileSystem().List(fleet.coordinator.directory() + "/spool").value(),
+            std::vector<std::string>{});
+}
+
 // Experts of both layers with every client that has two, gates merged layer by layer.
 TEST(RunTest, AModelOfTwoMoeLayersIsMergedLayerByLayer) {
   CoreOptions options = FleetOptions();

@@ -137,6 +137,8 @@ TEST_F(ImageFolderTest, MaxExamplesDrawsTheSameFewEachTime) {
   EXPECT_EQ(Greys(data->train), Greys(LoadLocalData(options_)->train));
   options_.max_examples = 1;
   EXPECT_EQ(LoadTestData(options_)->size(), 1);
+  options_.max_test_examples = 2;
+  EXPECT_EQ(LoadTestData(options_)->size(), 2);
 }
 
 TEST_F(ImageFolderTest, AListOfClassesNumbersThoseThatANodeLacks) {

@@ -259,6 +259,9 @@ TEST_F(TextTest, MaxExamplesCountsTrainingAndHoldoutTogether) {
   EXPECT_EQ(data->train.size(), 40);
   EXPECT_EQ(data->holdout.size(), 10);
   EXPECT_EQ(LoadTestData(options_)->size(), 50);
+  options_.max_test_examples = 60;
+  EXPECT_EQ(LoadTestData(options_)->size(), 60);
+  EXPECT_EQ(LoadLocalData(options_)->train.size(), 40);
 }
 
 TEST_F(TextTest, RefusesFilesThatAreMissingEmptyOrTooShort) {
@@ -317,6 +320,8 @@ TEST_F(TextTest, RefusesOptionsThatDoNotFit) {
                                           "text (got \"\")"));
   options_.max_examples = -1;
   EXPECT_EQ(LocalError(), InvalidArgument("data.max_examples must be at least 0 (got -1)"));
+  options_.max_test_examples = -2;
+  EXPECT_EQ(LocalError(), InvalidArgument("data.max_test_examples must be at least 0 (got -2)"));
 }
 
 }  // namespace

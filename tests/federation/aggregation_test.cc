@@ -161,5 +161,49 @@ TEST(MomentCount, IsWhatTheOptimizerKeeps) {
   EXPECT_EQ(MomentCount(ServerOptimizer::kFedYogi), 2);
 }
 
+TEST(Consensus, IsPlannedOverTheExpertsThatWereTrainedByTheirTokens) {
+  const AggregationPlan plan = PlanAggregation(Spec(), TwoUpdates(), {.consensus = 0.2});
+  EXPECT_EQ(plan.consensus_share, 0.2);
+  ASSERT_EQ(plan.consensus.size(), 1U);
+  EXPECT_THAT(plan.consensus[0].shards, ElementsAre(1, 2));  // nobody trained expert 2
+  EXPECT_THAT(plan.consensus[0].weights, ElementsAre(DoubleEq(50.0 / 90.0), DoubleEq(40.0 / 90.0)));
+}
+
+TEST(Consensus, NeedsTwoExpertsOfALayerAndAShare) {
+  EXPECT_THAT(PlanAggregation(Spec(), TwoUpdates(), {}).consensus, IsEmpty());
+  const std::vector<AcceptedUpdate> alone = {Update(11, "bob", {1}, 300, {0, 10, 0})};
+  EXPECT_THAT(PlanAggregation(Spec(), alone, {.consensus = 0.2}).consensus, IsEmpty());
+  ModelSpec layers = Spec();
+  layers.experts = 2;
+  layers.layers = 2;
+  layers.blocks.erase(layers.blocks.begin() + 3);
+  const std::vector<AcceptedUpdate> both = {Update(1, "ann", {0, 1}, 10, {5, 5})};
+  EXPECT_THAT(PlanAggregation(layers, both, {.consensus = 0.2}).consensus, IsEmpty());
+}
+
+TEST(Consensus, LeavesOutExpertsOfAnotherShape) {
+  ModelSpec spec = Spec();
+  spec.blocks[2].shape = {3};
+  const std::vector<AcceptedUpdate> all = {Update(1, "ann", {0, 1, 2}, 10, {1, 2, 3})};
+  const AggregationPlan plan = PlanAggregation(spec, all, {.consensus = 1.0});
+  ASSERT_EQ(plan.consensus.size(), 1U);
+  EXPECT_THAT(plan.consensus[0].shards, ElementsAre(1, 3));
+  EXPECT_THAT(plan.consensus[0].weights, ElementsAre(0.25, 0.75));
+}
+
+TEST(Consensus, FadesWithTheInformationOfClientsAndExperts) {
+  const AggregationOptions always{.consensus = 0.4};
+  EXPECT_EQ(ConsensusShare(always, 0.0), 0.4);
+  EXPECT_EQ(ConsensusShare(always, 3.0), 0.4);
+  const AggregationOptions fading{.consensus = 0.4, .consensus_information = 0.1};
+  EXPECT_EQ(ConsensusShare(fading, 0.0), 0.4);
+  EXPECT_DOUBLE_EQ(ConsensusShare(fading, 0.025), 0.3);
+  EXPECT_EQ(ConsensusShare(fading, 0.1), 0.0);
+  EXPECT_EQ(ConsensusShare(fading, 0.4), 0.0);
+  const AggregationPlan plan = PlanAggregation(Spec(), TwoUpdates(), fading, 0.2);
+  EXPECT_EQ(plan.consensus_share, 0.0);
+  EXPECT_THAT(plan.consensus, IsEmpty());
+}
+
 }  // namespace
 }  // namespace fedmoe

@@ -305,5 +305,44 @@ INSTANTIATE_TEST_SUITE_P(
         ProfileCase{[](P& p) { p.device.assign(257, 'x'); },
                     "profile.device has 257 bytes, must be at most 256"}));
 
+TEST(TrainedExamples, AreThoseOfAllEpochsOrOfTheBatchesAllowed) {
+  TrainingOptions training{.batch_size = 10, .epochs = 3};
+  EXPECT_EQ(TrainedExamples(100.0, training), 300.0);
+  training.max_batches = 7;
+  EXPECT_EQ(TrainedExamples(100.0, training), 70.0);
+  EXPECT_EQ(TrainedExamples(20.0, training), 60.0);
+}
+
+TEST(PredictTokens, CountsWhatIsTrainedOnAndTheMeanWhereAClientIsSilent) {
+  const ModelSpec spec = Spec();
+  TrainingOptions training = Training();
+  training.epochs = 1;
+  const auto at = [&](const std::vector<double>& tokens, std::size_t i) { return tokens[i]; };
+  std::vector<TokenClient> cohort = {{.examples = 100, .experts = 1},
+                                     {.examples = 300, .experts = 1},
+                                     {.examples = 0, .experts = 1}};
+  const std::vector<double> all = PredictTokens(cohort, spec, training);
+  EXPECT_DOUBLE_EQ(at(all, 1), 3.0 * at(all, 0));
+  EXPECT_DOUBLE_EQ(at(all, 2), 2.0 * at(all, 0));
+  training.max_batches = 10;  // of 10 examples
+  const std::vector<double> bounded = PredictTokens(cohort, spec, training);
+  EXPECT_DOUBLE_EQ(at(bounded, 0), at(all, 0));
+  EXPECT_DOUBLE_EQ(at(bounded, 1), at(all, 0));
+  EXPECT_DOUBLE_EQ(at(bounded, 2), at(all, 0));
+}
+
+TEST(PredictMemoryAndTime, CountASecondPassThroughTheTrunk) {
+  const ModelSpec spec = Spec();
+  TrainingOptions training = Training();
+  const CapacityProfile profile{.compute_flops_per_s = 1e6, .examples = 100};
+  const double memory = PredictMemoryBytes(spec, training, 1);
+  const double seconds = PredictRoundSeconds(profile, spec, training, 1);
+  training.trunk_lambda = 0.5;
+  EXPECT_DOUBLE_EQ(PredictMemoryBytes(spec, training, 1) - memory,
+                   4.0 * spec.trunk_activations * training.batch_size * 2.0);
+  EXPECT_NEAR(PredictRoundSeconds(profile, spec, training, 1) - seconds,
+              3.0 * 200.0 * spec.trunk_flops / 1e6, 1e-12);
+}
+
 }  // namespace
 }  // namespace fedmoe

@@ -98,5 +98,16 @@ TEST_P(ServerStepBySize, GivesTheSameBitsForAValueAloneAndAmongOthers) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, ServerStepBySize, testing::Values(1, 3, 8, 15, 17, 64, 1001));
 
+TEST(ConsensusStep, GoesTheShareOfTheWayToTheMean) {
+  std::vector<float> values{1.0F, -2.0F, 5.0F};
+  const std::vector<float> mean{3.0F, -2.0F, 1.0F};
+  ConsensusStep(values, mean, 0.25);
+  EXPECT_EQ(values, (std::vector<float>{1.5F, -2.0F, 4.0F}));
+  ConsensusStep(values, mean, 0.0);
+  EXPECT_EQ(values, (std::vector<float>{1.5F, -2.0F, 4.0F}));
+  ConsensusStep(values, mean, 1.0);
+  EXPECT_EQ(values, mean);
+}
+
 }  // namespace
 }  // namespace fedmoe

@@ -45,6 +45,89 @@ TEST_F(TrainerTest, TheSameTaskGivesTheSameBytesOnAnyTrainer) {
   ExpectSameBytes(once, Train(*second));
 }
 
+TEST_F(TrainerTest, MaxBatchesBoundsTheStepsOverAllEpochs) {
+  auto trainer = MakeTrainer(50);
+  task_.training.batch_size = 20;
+  task_.training.epochs = 3;
+  EXPECT_EQ(Train(*trainer).feedback.steps, 9);
+  task_.training.max_batches = 100;
+  EXPECT_EQ(Train(*trainer).feedback.steps, 9);
+  task_.training.max_batches = 5;  // an epoch has three, of which the last has 10 examples
+  EXPECT_EQ(Train(*trainer).feedback.steps, 5);
+  task_.training.max_batches = 1;
+  EXPECT_EQ(Train(*trainer).feedback.steps, 1);
+}
+
+// The batches taken are the first of those that would be taken without a bound.
+TEST_F(TrainerTest, AsManyBatchesAsAnEpochHasAreTheEpoch) {
+  auto trainer = MakeTrainer(50);
+  task_.training.batch_size = 20;
+  const TrainResult epoch = Train(*trainer);
+  task_.training.epochs = 2;
+  task_.training.max_batches = 3;
+  ExpectSameBytes(Train(*trainer), epoch);
+}
+
+TEST_F(TrainerTest, TheTrunksOwnLossTeachesItToDoWithoutExperts) {
+  task_.training.epochs = 20;
+  auto trainer = MakeTrainer(160);
+  const auto loss_without_experts = [&](double lambda) {
+    UseModel(SmallModel());
+    auto fresh = MakeTrainer(160);
+    task_.experts = {0, 1, 2, 3};
+    task_.training.trunk_lambda = lambda;
+    Apply(Train(*fresh));
+    task_.experts = {};
+    return fresh->Evaluate(task_, Shards(), {}, {})->loss;
+  };
+  const double without = loss_without_experts(0.0);
+  EXPECT_LT(loss_without_experts(1.0), 0.7 * without);
+}
+
+TEST_F(TrainerTest, GatesWithARateOfTheirOwnStepOnceAgainstTheirMeanGradient) {
+  task_.training.optimizer = LocalOptimizer::kAdamW;
+  task_.training.learning_rate = 0.01;
+  task_.training.clip_norm = 0.0;
+  task_.training.max_batches = 1;
+  auto trainer = MakeTrainer(50);
+  const auto gate_delta = [&](const TrainResult& result) {
+    for (const BlockDelta& block : result.blocks) {
+      if (spec_.blocks[static_cast<std::size_t>(block.parameter)].name == "gate.weight") {
+        return block.delta;
+      }
+    }
+    return std::vector<float>{};
+  };
+  const std::vector<float> adam = gate_delta(Train(*trainer));
+  task_.training.gate_learning_rate = 0.5;
+  const std::vector<float> plain = gate_delta(Train(*trainer));
+  task_.training.gate_learning_rate = 1.0;
+  const std::vector<float> twice = gate_delta(Train(*trainer));
+  ASSERT_FALSE(plain.empty());
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    // Adam's first step is of the rate's size, whatever the gradient.
+    if (adam[i] != 0.0F) {
+      EXPECT_NEAR(std::abs(adam[i]), 0.01F, 1e-3F);
+    }
+    EXPECT_NEAR(twice[i], 2.0F * plain[i], 1e-6F);
+  }
+  EXPECT_NE(adam, plain);
+  // Two batches at a rate that moves nothing else give the mean of each alone.
+  task_.training.optimizer = LocalOptimizer::kSgd;
+  task_.training.momentum = 0.0;
+  task_.training.learning_rate = 1e-30;
+  task_.training.batch_size = 25;
+  task_.training.max_batches = 1;
+  const std::vector<float> first = gate_delta(Train(*trainer));
+  task_.training.max_batches = 2;
+  const std::vector<float> both = gate_delta(Train(*trainer));
+  task_.training.batch_size = 50;
+  task_.training.max_batches = 1;
+  const std::vector<float> whole = gate_delta(Train(*trainer));
+  EXPECT_NE(first, both);
+  for (std::size_t i = 0; i < whole.size(); ++i) EXPECT_NEAR(both[i], whole[i], 2e-6F);
+}
+
 TEST_F(TrainerTest, RoundClientAndSeedEachChangeTheOrderOfTheExamples) {
   auto trainer = MakeTrainer();
   std::set<std::vector<float>> seen = {Train(*trainer).blocks[0].delta};
