@@ -16,8 +16,6 @@ CONFIGS = ROOT / "configs/experiments"
 TARGET_SHARE = 0.95  # of the reference's final accuracy
 STOPPED = 7  # fedmoe-simulate's exit code
 
-STRATEGY = "alignment.strategy"
-
 
 class ExperimentError(Exception):
     """What ends the script: a message, and its exit code."""
@@ -29,13 +27,13 @@ class ExperimentError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep file of configs/experiments. What a run is called follows from the keys that the file varies."""
+    """A sweep file of configs/experiments. What a run is called follows from the keys that the file varies: {KEY} in a name is
+    the run's value of that key."""
 
     file: str
-    arm: str = ""  # the contender that all its runs are; empty: its value of `arm_key`
-    arm_key: str = STRATEGY
-    group_key: str = ""  # runs are compared within a group; empty: one group
-    group_title: str = "{}"  # of its value: "{} experts a client"
+    arm: str = "{alignment.strategy}"  # the contender
+    group: str = ""  # runs are compared within a group
+    data_seed: str = ""  # instead of the experiment's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +74,8 @@ EXPERIMENTS = {
         sweeps=(Sweep("alignment.sweep.yaml"),), arms=STRATEGIES, small=DOMAINS_SMALL, data_seed=DOMAINS_SEED),
     "alignment_mnist": Experiment(
         title="Strategies under label skew: MNIST",
-        sweeps=(Sweep("alignment_mnist_dirichlet.sweep.yaml", group_key="fleet.data.partition.alpha",
-                      group_title="Dirichlet {}"),
-                Sweep("alignment_mnist_classes.sweep.yaml", group_key="fleet.data.partition.classes_per_client",
-                      group_title="{} classes a client")),
+        sweeps=(Sweep("alignment_mnist_dirichlet.sweep.yaml", group="Dirichlet {fleet.data.partition.alpha}"),
+                Sweep("alignment_mnist_classes.sweep.yaml", group="{fleet.data.partition.classes_per_client} classes a client")),
         arms=STRATEGIES, small=MNIST_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
@@ -87,19 +83,45 @@ EXPERIMENTS = {
         data_seed=PARTITION_SEED),
     "languages_rates": Experiment(
         title="Learning rates for the languages",
-        sweeps=languages("languages_rates", group_key="training.learning_rate", group_title="rate {}"),
+        sweeps=languages("languages_rates", group="rate {training.learning_rate}"),
         arms=MAIN_STRATEGIES[:5] + ("dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+    "label_skew": Experiment(
+        title="What helps where clients differ in labels",
+        sweeps=tuple(sweep for where, group, seed in (("mnist", "MNIST, Dirichlet {fleet.data.partition.alpha}", PARTITION_SEED),
+                                                      ("domains", "domains", DOMAINS_SEED))
+                     for sweep in (Sweep(f"label_skew_{where}.sweep.yaml", group=group, data_seed=seed),
+                                   Sweep(f"label_skew_{where}_consensus.sweep.yaml", arm="consensus {aggregation.consensus}",
+                                         group=group, data_seed=seed),
+                                   Sweep(f"label_skew_{where}_fading.sweep.yaml", arm="fading consensus", group=group,
+                                         data_seed=seed),
+                                   Sweep(f"label_skew_{where}_trunk.sweep.yaml", arm="trunk loss", group=group,
+                                         data_seed=seed))),
+        arms=("balanced", "consensus 0.1", "consensus 0.3", "consensus 0.6", "fading consensus", "trunk loss", "random", "static",
+              "none", "full"),
+        small=("run.rounds=2", "model.width=16", "model.expert_width=16", "fleet.data.max_examples=80",
+               "fleet.data.max_test_examples=100", "fleet.data.domains.examples=80", "fleet.test_examples=128")),
+    "fitness": Experiment(
+        title="Fitness signals, exploration and movement",
+        sweeps=(Sweep("fitness.sweep.yaml", arm="{fitness.signal}"),
+                Sweep("fitness_ucb.sweep.yaml", arm="{fitness.signal} + ucb"),
+                Sweep("fitness_contextual.sweep.yaml", arm="{fitness.signal} + contextual"),
+                Sweep("fitness_movement.sweep.yaml", arm="{fitness.signal} + movement {alignment.movement.weight}"),
+                Sweep("fitness_baselines.sweep.yaml")),
+        arms=("affinity", "loss", "accuracy", "sum", "affinity + ucb", "loss + ucb", "accuracy + ucb", "sum + ucb",
+              "loss + contextual", "accuracy + contextual", "sum + contextual", "affinity + movement 0.1",
+              "affinity + movement 0.5", "loss + movement 0.1", "loss + movement 0.5", "random", "full"),
+        small=DOMAINS_SMALL, data_seed=DOMAINS_SEED, champion="affinity"),
     "capacity": Experiment(
         title="How many of sixteen experts a client can hold",
-        sweeps=(Sweep("capacity.sweep.yaml", group_key="fleet.capacity.max_experts", group_title="{} of 16"),),
+        sweeps=(Sweep("capacity.sweep.yaml", group="{fleet.capacity.max_experts} of 16"),),
         arms=MAIN_STRATEGIES, small=DOMAINS_SMALL, data_seed=DOMAINS_SEED),
     "participation": Experiment(
         title="How many of thirty-two clients take part in a round",
-        sweeps=(Sweep("participation.sweep.yaml", group_key="run.clients.per_round", group_title="{} a round"),),
+        sweeps=(Sweep("participation.sweep.yaml", group="{run.clients.per_round} a round"),),
         arms=MAIN_STRATEGIES, small=DOMAINS_SMALL, data_seed=DOMAINS_SEED),
     "flexmoe": Experiment(
         title="Local gates on CIFAR-10, after FLEX-MoE",
-        sweeps=(Sweep("flexmoe.sweep.yaml", group_key="fleet.data.partition.kind"),), arms=MAIN_STRATEGIES,
+        sweeps=(Sweep("flexmoe.sweep.yaml", group="{fleet.data.partition.kind}"),), arms=MAIN_STRATEGIES,
         small=FLEXMOE_SMALL, data_seed=PARTITION_SEED, metric="personalised_accuracy",
         remarks="FLEX-MoE (arXiv 2512.23070) reports for its method on CIFAR-10 83 % IID, 65.51 % with 4 classes a client and "
                 "68.81 % under Dirichlet 0.8, at a load CV of about 0.003, against more than 0.29 for greedy assignment. Ours "
@@ -161,7 +183,8 @@ def run_sweep(program, experiment, sweep, seed, out, sets, threads):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "sweep.yaml"
     path.write_text(sweep_text(sweep, seed), encoding="utf-8")
-    overrides = list(sets) + ([f"{experiment.data_seed}={seed}"] if experiment.data_seed else [])
+    data_seed = sweep.data_seed or experiment.data_seed
+    overrides = list(sets) + ([f"{data_seed}={seed}"] if data_seed else [])
     command = [str(program), "--sweep", str(path), "--out", str(folder)]
     for override in overrides:
         command += ["--set", override]
@@ -212,13 +235,17 @@ class Run:
         return sum(report[key] for report in self.reports) / len(self.reports)
 
 
+def named(name, row):
+    """The name with the run's values in the place of {KEY}."""
+    return re.sub(r"\{([^}]*)\}", lambda match: row[match[1]], name)
+
+
 def read_run(folder, sweep, row):
     reports = [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
     with open(folder / "simulation.csv", encoding="utf-8", newline="") as file:
         seconds = [float(line["simulated_s"]) for line in csv.DictReader(file)]
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    group = sweep.group_title.format(row[sweep.group_key]) if sweep.group_key else ""
-    return Run(sweep.arm or row[sweep.arm_key], group, int(row["seed"]), reports, summary, seconds)
+    return Run(named(sweep.arm, row), named(sweep.group, row), int(row["seed"]), reports, summary, seconds)
 
 
 def read_runs(experiment, seeds, out):
