@@ -16,6 +16,7 @@
 #include "client/shard_cache.h"
 #include "client/trainer.h"
 #include "client/transport.h"
+#include "client/update_encoding.h"
 #include "common/clock.h"
 
 namespace fedmoe {
@@ -72,7 +73,7 @@ class ClientLoop {
   struct SavedUpdate {
     TaskId task = 0;
     int attempt = 0;
-    TrainResult result;
+    PreparedUpdate update;
   };
   // The task being worked on. It ends early if the coordinator cancels it, or if the client has a
   // reason to give it back.

@@ -64,15 +64,6 @@ std::string Named(const TaskAssignment& task) {
                                        : fmt::format("version {}", task.version);
 }
 
-std::vector<OutgoingBlock> Outgoing(const TrainResult& result) {
-  std::vector<OutgoingBlock> blocks;
-  blocks.reserve(result.blocks.size());
-  for (const BlockDelta& block : result.blocks) {
-    blocks.push_back({.parameter = block.parameter, .delta = block.delta});
-  }
-  return blocks;
-}
-
 }  // namespace
 
 Status ClientLoop::RunTask(const TaskAssignment& task) {
@@ -170,16 +161,20 @@ Status ClientLoop::Train(TaskInHand& hand, const ShardValues& shards) {
   const TaskAssignment& task = hand.task;
   spdlog::info("{}: training {} on {} examples", Named(task), Experts(task.experts),
                trainer_.examples());
-  TrainResult result;
-  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) {
-    FEDMOE_ASSIGN_OR_RETURN(result, trainer_.Train(task, shards, state_.committed(), context));
+  PreparedUpdate update;
+  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) -> Status {
+    const std::span<const std::byte> state = state_.committed();
+    FEDMOE_ASSIGN_OR_RETURN(const auto trainer_state, TrainerState(task, state));
+    FEDMOE_ASSIGN_OR_RETURN(TrainResult result,
+                            trainer_.Train(task, shards, trainer_state, context));
+    FEDMOE_ASSIGN_OR_RETURN(update, PrepareUpdate(task, *spec_, state, std::move(result)));
     return Status::Ok();
   }));
   if (hand.ended()) return Drop(hand);
-  if (const Status kept = state_.SaveTentative(task.task, result.state); !kept.ok()) {
+  if (const Status kept = state_.SaveTentative(task.task, update.state); !kept.ok()) {
     return GiveBack(task, kept.message());
   }
-  saved_update_ = SavedUpdate{task.task, task.attempt, std::move(result)};
+  saved_update_ = SavedUpdate{task.task, task.attempt, std::move(update)};
   return SubmitUpdate(hand);
 }
 
@@ -187,8 +182,9 @@ Status ClientLoop::Evaluate(TaskInHand& hand, const ShardValues& shards) {
   const TaskAssignment& task = hand.task;
   spdlog::info("{}: evaluating with {}", Named(task), Experts(task.experts));
   EvaluationResult result;
-  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) {
-    FEDMOE_ASSIGN_OR_RETURN(result, trainer_.Evaluate(task, shards, state_.committed(), context));
+  FEDMOE_RETURN_IF_ERROR(Attend(hand, [&](const TrainContext& context) -> Status {
+    FEDMOE_ASSIGN_OR_RETURN(const auto state, TrainerState(task, state_.committed()));
+    FEDMOE_ASSIGN_OR_RETURN(result, trainer_.Evaluate(task, shards, state, context));
     return Status::Ok();
   }));
   if (hand.ended()) return Drop(hand);
@@ -289,14 +285,14 @@ Milliseconds ClientLoop::SubmitUntil(const TaskInHand& hand) const {
 
 Status ClientLoop::SubmitUpdate(const TaskInHand& hand) {
   const TaskAssignment& task = hand.task;
-  TrainResult& result = saved_update_->result;
-  FillBandwidth(result.feedback);
-  const std::vector<OutgoingBlock> blocks = Outgoing(result);
+  PreparedUpdate& update = saved_update_->update;
+  FillBandwidth(update.feedback);
+  const std::vector<OutgoingBlock> blocks = update.Outgoing();
   const UpdateHeader header{.task = task.task,
                             .client = options_.name,
                             .round = task.round,
                             .total_bytes = EncodedUpdateBytes(blocks),
-                            .feedback = result.feedback};
+                            .feedback = update.feedback};
   const Transport::UpdateSource encode =
       [&](const std::function<Status(std::span<const std::byte>)>& sink) {
         return EncodeUpdate(task.task, blocks, sink);

@@ -142,7 +142,7 @@ void AddTraining(const SchemaSection& section, TrainingOptions& training) {
   section.Number("weight_decay", training.weight_decay, {0.0, 10.0});
   section.Number("clip_norm", training.clip_norm, {0.0, 1e6});
   section.Number("fedprox_mu", training.fedprox_mu, {0.0, 1000.0});
-  section.Number("gate_learning_rate", training.gate_learning_rate, {0.0, 100.0});
+  section.Number("gate_learning_rate", training.gate_learning_rate, {0.0, 1000.0});
   section.Number("held_mass_lambda", training.held_mass_lambda, {0.0, 100.0});
   section.Number("balance_lambda", training.balance_lambda, {0.0, 100.0});
   section.Number("router_z_lambda", training.router_z_lambda, {0.0, 100.0});
@@ -155,6 +155,18 @@ void AddTraining(const SchemaSection& section, TrainingOptions& training) {
   section.Integer("batch_size", training.batch_size, {1, 1 << 20});
   section.Integer("epochs", training.epochs, {1, 1000});
   section.Integer("max_batches", training.max_batches, {0, 1'000'000'000});
+}
+
+void AddUpload(const SchemaSection& section, UploadOptions& upload) {
+  section.Choice<Encoding>("encoding", upload.encoding,
+                           {{"f32", Encoding::kFloat32},
+                            {"bf16", Encoding::kBfloat16},
+                            {"f16", Encoding::kFloat16},
+                            {"int8", Encoding::kInt8},
+                            {"int4", Encoding::kInt4},
+                            {"topk", Encoding::kTopK}});
+  section.Number("top_k_fraction", upload.top_k_fraction, kPositiveShare);
+  section.Boolean("zstd", upload.zstd);
 }
 
 void AddAggregation(const SchemaSection& section, AggregationOptions& aggregation) {
@@ -211,6 +223,7 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   AddScore(root.In("alignment"), config.run.score);
   AddFitness(root.In("fitness"), config.run.fitness);
   AddTraining(root.In("training"), config.run.training);
+  AddUpload(root.In("transfer").In("up"), config.run.training.upload);
   AddAggregation(root.In("aggregation"), config.run.aggregation);
   AddEvaluation(root.In("evaluation"), config.run.evaluation);
   AddServer(root.In("server"), config.server);

@@ -7,6 +7,7 @@
 
 #include "kernels/server_step.h"
 #include "kernels/weighted_sum.h"
+#include "kernels/weighted_sum_encoded.h"
 #include "storage/update_format.h"
 
 namespace fedmoe {
@@ -16,18 +17,13 @@ namespace {
 constexpr std::size_t kGroup = 8;
 
 Result<SpooledUpdate> FindBlocks(const Spool& spool, TaskId task, const ModelSpec& spec) {
-  SpooledUpdate update{.task = task, .parameters = {}, .offsets = {}};
   FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file, spool.Read(task));
   FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*file, task, spec.blocks.size()));
   if (!parsed.verdict.accepted()) {
     return DataLoss("spooled update of task " + std::to_string(task) + ": " +
                     parsed.verdict.detail);
   }
-  for (const UpdateBlock& block : parsed.blocks) {
-    update.parameters.push_back(block.parameter);
-    update.offsets.push_back(block.payload_offset);
-  }
-  return update;
+  return SpooledUpdate{.task = task, .blocks = std::move(parsed.blocks)};
 }
 
 void Copy(const std::unique_ptr<MappedRegion>& from, std::int64_t at, std::int64_t count,
@@ -41,10 +37,11 @@ void Copy(const std::unique_ptr<MappedRegion>& from, std::int64_t at, std::int64
 
 }  // namespace
 
-std::optional<std::uint64_t> SpooledUpdate::OffsetOf(int parameter) const {
-  const auto found = std::lower_bound(parameters.begin(), parameters.end(), parameter);
-  if (found == parameters.end() || *found != parameter) return std::nullopt;
-  return offsets[static_cast<std::size_t>(found - parameters.begin())];
+const UpdateBlock* SpooledUpdate::BlockOf(int parameter) const {
+  const auto found = std::lower_bound(
+      blocks.begin(), blocks.end(), parameter,
+      [](const UpdateBlock& block, int wanted) { return block.parameter < wanted; });
+  return found != blocks.end() && found->parameter == parameter ? &*found : nullptr;
 }
 
 Result<std::vector<SpooledUpdate>> FindUpdates(const Spool& spool, const AggregationPlan& plan,
@@ -147,41 +144,70 @@ void ShardMerger::LoadWindow(std::int64_t at, std::int64_t count) {
 // In groups of clients, in their order: the sum is the same for any size of the groups.
 Status ShardMerger::SumWindow(int index, std::int64_t at, std::int64_t count,
                               const std::vector<double>& weights) {
-  sums_.assign(static_cast<std::size_t>(count), 0.0);
-  std::vector<std::size_t> group;
+  std::vector<std::size_t> used;
+  std::vector<double> used_weights;
   for (std::size_t i = 0; i < inputs_.updates.size(); ++i) {
-    if (weights[i] > 0.0) group.push_back(i);
-    if (group.size() < kGroup && i + 1 < inputs_.updates.size()) continue;
-    FEDMOE_RETURN_IF_ERROR(AddGroup(group, index, at, count, weights));
-    group.clear();
+    if (!(weights[i] > 0.0)) continue;
+    used.push_back(i);
+    used_weights.push_back(weights[i]);
   }
+  const auto first = static_cast<std::uint64_t>(at);
   delta_.resize(static_cast<std::size_t>(count));
+  if (used.size() <= kGroup) {
+    FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(used, index, at, count));
+    return WeightedSumEncoded(sources, used_weights, first, delta_);
+  }
+  sums_.assign(static_cast<std::size_t>(count), 0.0);
+  for (std::size_t start = 0; start < used.size(); start += kGroup) {
+    const std::size_t size = std::min(kGroup, used.size() - start);
+    const auto begin = used.begin() + static_cast<std::ptrdiff_t>(start);
+    const std::vector<std::size_t> group(begin, begin + static_cast<std::ptrdiff_t>(size));
+    FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(group, index, at, count));
+    FEDMOE_RETURN_IF_ERROR(
+        AccumulateEncoded(sources, std::span(used_weights).subspan(start, size), first, sums_));
+  }
   RoundSums(sums_, delta_);
   return Status::Ok();
 }
 
-Status ShardMerger::AddGroup(const std::vector<std::size_t>& group, int index, std::int64_t at,
-                             std::int64_t count, const std::vector<double>& weights) {
-  std::vector<std::unique_ptr<RandomAccessFile>> files;
-  std::vector<std::unique_ptr<MappedRegion>> regions;
-  std::vector<const float*> sources;
-  std::vector<double> used;
-  for (const std::size_t i : group) {
-    const std::optional<std::uint64_t> offset = inputs_.updates[i].OffsetOf(index);
-    if (!offset) {
-      return Internal("update of task " + std::to_string(inputs_.updates[i].task) +
-                      " has weight but no block '" + inputs_.spec.blocks[index].name + "'");
+// What the updates of the group have for the window; valid until the next call.
+Result<std::vector<EncodedValues>> ShardMerger::ReadGroup(const std::vector<std::size_t>& group,
+                                                          int index, std::int64_t at,
+                                                          std::int64_t count) {
+  std::vector<EncodedValues> sources;
+  for (std::size_t slot = 0; slot < group.size(); ++slot) {
+    const TaskId task = inputs_.updates[group[slot]].task;
+    FEDMOE_ASSIGN_OR_RETURN(PayloadReader* const reader, Reader(slot, group[slot], index));
+    Result<EncodedValues> window =
+        reader->Window(static_cast<std::uint64_t>(at), static_cast<std::uint64_t>(count));
+    if (window.status().code() == StatusCode::kInvalidArgument) {
+      return DataLoss("spooled update of task " + std::to_string(task) + ": " +
+                      window.status().message());
     }
-    FEDMOE_ASSIGN_OR_RETURN(auto file, inputs_.spool.Read(inputs_.updates[i].task));
-    FEDMOE_ASSIGN_OR_RETURN(auto region,
-                            file->Map(*offset + at * sizeof(float), count * sizeof(float)));
-    sources.push_back(reinterpret_cast<const float*>(region->bytes().data()));
-    files.push_back(std::move(file));
-    regions.push_back(std::move(region));
-    used.push_back(weights[i]);
+    FEDMOE_RETURN_IF_ERROR(window.status());
+    sources.push_back(*window);
   }
-  AccumulateWeighted(sources, used, sums_);
-  return Status::Ok();
+  return sources;
+}
+
+Result<PayloadReader*> ShardMerger::Reader(std::size_t slot, std::size_t update, int index) {
+  if (open_.size() <= slot) open_.resize(slot + 1);
+  OpenBlock& open = open_[slot];
+  if (open.reader != nullptr && open.update == update && open.index == index) {
+    return open.reader.get();
+  }
+  const SpooledUpdate& spooled = inputs_.updates[update];
+  const UpdateBlock* const block = spooled.BlockOf(index);
+  if (block == nullptr) {
+    return Internal("update of task " + std::to_string(spooled.task) +
+                    " has weight but no block '" + inputs_.spec.blocks[index].name + "'");
+  }
+  open.reader.reset();
+  FEDMOE_ASSIGN_OR_RETURN(open.file, inputs_.spool.Read(spooled.task));
+  open.reader = std::make_unique<PayloadReader>(*open.file, *block);
+  open.update = update;
+  open.index = index;
+  return open.reader.get();
 }
 
 // A model that is no longer made of numbers must not be published.

@@ -3,13 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "common/result.h"
 #include "federation/aggregation.h"
+#include "storage/block_codec.h"
 #include "storage/shard_store.h"
 #include "storage/spool.h"
 
@@ -18,14 +19,12 @@ namespace fedmoe {
 // Elements of a shard that are worked on at once.
 inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 20;
 
-// Where an accepted update in the spool has its payloads: its parameters, ascending, and their
-// offsets in the file.
+// An accepted update in the spool: its blocks, by parameter.
 struct SpooledUpdate {
   TaskId task = 0;
-  std::vector<int> parameters;
-  std::vector<std::uint64_t> offsets;
+  std::vector<UpdateBlock> blocks;
 
-  std::optional<std::uint64_t> OffsetOf(int parameter) const;
+  const UpdateBlock* BlockOf(int parameter) const;  // null: it has none
 };
 // Of every update of the plan, in its order. DATA_LOSS names one that cannot be read.
 Result<std::vector<SpooledUpdate>> FindUpdates(const Spool& spool, const AggregationPlan& plan,
@@ -41,7 +40,8 @@ struct MergeInputs {
   const ShardStore& store;
 };
 
-// Of one shard. Memory: a few windows. Not thread-safe.
+// Of one shard. Memory: a few windows, and where updates are compressed one for each of a group.
+// Not thread-safe.
 class ShardMerger {
  public:
   ShardMerger(const MergeInputs& inputs, const StoredShard& base) : inputs_(inputs), base_(base) {}
@@ -72,13 +72,23 @@ class ShardMerger {
   void LoadWindow(std::int64_t at, std::int64_t count);
   Status SumWindow(int index, std::int64_t at, std::int64_t count,
                    const std::vector<double>& weights);
-  Status AddGroup(const std::vector<std::size_t>& group, int index, std::int64_t at,
-                  std::int64_t count, const std::vector<double>& weights);
+  Result<std::vector<EncodedValues>> ReadGroup(const std::vector<std::size_t>& group, int index,
+                                               std::int64_t at, std::int64_t count);
+  Result<PayloadReader*> Reader(std::size_t slot, std::size_t update, int index);
   Status CheckFinite(int index) const;
   void Apply();
 
+  // A block of an update that is open for reading.
+  struct OpenBlock {
+    std::size_t update = 0;
+    int index = -1;
+    std::unique_ptr<RandomAccessFile> file;
+    std::unique_ptr<PayloadReader> reader;
+  };
+
   MergeInputs inputs_;
   StoredShard base_;
+  std::vector<OpenBlock> open_;  // kept from window to window where one group is all
   std::unique_ptr<MappedRegion> values_, first_, second_;
   std::vector<float> window_, window_first_, window_second_, delta_;
   std::vector<double> sums_;

@@ -145,7 +145,8 @@ double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec
       (TrunkPasses(training) * spec.trunk_flops + ExpertRuns(spec, experts) * spec.expert_flops);
   const double seconds = Seconds(bytes, profile.down_bytes_per_s) +
                          Seconds(flops, profile.compute_flops_per_s) +
-                         Seconds(bytes, profile.up_bytes_per_s);
+                         Seconds(bytes * UploadBytesPerElement(training.upload) / kBytesPerValue,
+                                 profile.up_bytes_per_s);
   return seconds < kMaxPredictedSeconds ? seconds : kMaxPredictedSeconds;
 }
 

@@ -76,9 +76,10 @@ std::vector<double> PredictTokens(const std::vector<TokenClient>& cohort, const 
 // AdamW 2) plus activations of a batch: those of the trunk (twice with a loss
 // without experts), and of the active experts for each token.
 double PredictMemoryBytes(const ModelSpec& spec, const TrainingOptions& training, int experts);
-// Transfers of trunk and k experts both ways over the profile's bandwidth, and 3 x forward
-// operations (of the trunk, and of the active experts for each token) over its compute rate. Always
-// finite: at most a million years.
+// Transfers of trunk and k experts over the profile's bandwidth, down as float32 and up as
+// training.upload says (without compression, which cannot be predicted), and 3 x forward operations
+// (of the trunk, and of the active experts for each token) over its compute rate. Always finite: at
+// most a million years.
 double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec,
                            const TrainingOptions& training, int experts);
 

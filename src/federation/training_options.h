@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/ids.h"
+#include "federation/transfer_options.h"
 
 namespace fedmoe {
 
@@ -20,9 +21,10 @@ struct TrainingOptions {
   double weight_decay = 0.0;
   double clip_norm = 1.0;   // of the whole gradient; 0 turns it off
   double fedprox_mu = 0.0;  // mu/2 ||w - w_global||^2; 0 turns it off
-  // Of the gates' weights, which then take plain gradient steps whatever the optimiser; 0: as all
-  // parameters. Each client sees its own domain only, so that steps of a size that does not depend
-  // on the gradient's, as AdamW's, teach a gate what all domains have in common.
+  // Of the gates' weights, which then take one step a task, against their mean gradient over its
+  // batches at the values received; 0: as all parameters. A client that sees its own domain alone
+  // learns within a few steps that everything is for its own experts, whatever the input, and then
+  // nothing more; the mean of gradients at common values is the gradient of the whole federation.
   double gate_learning_rate = 0.0;
   double held_mass_lambda = 0.3;  // shared_all gates only; 0 turns it off
   double balance_lambda = 0.0;  // load-balancing loss (Fedus et al., 2021, arXiv 2101.03961, eq. 4)
@@ -39,6 +41,7 @@ struct TrainingOptions {
   int batch_size = 32;
   int epochs = 1;
   int max_batches = 0;  // most mini-batches of a task, drawn anew each round; 0: all of its epochs
+  UploadOptions upload;
 };
 
 // The rate of round 1 to `rounds`. Cosine: from learning_rate down to learning_rate *

@@ -93,7 +93,7 @@ std::string LengthOf(Encoding encoding, std::uint64_t elements) {
 
 // Whether its encoding and lengths are right. Without overflow for any numbers of a client.
 Verdict CheckContent(const UpdateBlock& update, const ParameterBlock& block,
-                     std::uint64_t total_bytes) {
+                     const UploadOptions& upload, std::uint64_t total_bytes) {
   if (static_cast<std::uint32_t>(update.encoding) >= kEncodings) {
     return {RejectReason::kUnknownEncoding,
             Named(block) + " has encoding " +
@@ -105,6 +105,11 @@ Verdict CheckContent(const UpdateBlock& update, const ParameterBlock& block,
     return {RejectReason::kWrongShape, Named(block) + " has " + std::to_string(update.elements) +
                                            " elements, its shape " + ShapeOf(block) + " has " +
                                            std::to_string(elements)};
+  }
+  if (update.encoding != Encoding::kFloat32 && update.encoding != upload.encoding) {
+    return {RejectReason::kUnknownEncoding,
+            Named(block) + " is sent as " + EncodingName(update.encoding) + ", the task asks for " +
+                EncodingName(upload.encoding)};
   }
   const std::uint64_t most = EncodedBytes(update.encoding, elements, elements);
   const bool right = update.encoding == Encoding::kTopK
@@ -211,7 +216,8 @@ Verdict ValidateUpdate(const UpdateHeader& header, const std::vector<UpdateBlock
       return {RejectReason::kDuplicateBlock, Named(block) + " appears twice"};
     }
     present[index] = true;
-    if (Verdict verdict = CheckContent(update, block, header.total_bytes); !verdict.accepted()) {
+    if (Verdict verdict = CheckContent(update, block, task.training.upload, header.total_bytes);
+        !verdict.accepted()) {
       return verdict;
     }
   }

@@ -73,35 +73,35 @@ Status TaskRunner::RunWith(LocalTrainer& trainer, const TaskAssignment& task,
   const TrainContext context{.progress = nullptr, .cancelled = [this, &pending] {
                                return pending.cancelled() || ending_;
                              }};
+  FEDMOE_ASSIGN_OR_RETURN(const auto trainer_state, TrainerState(task, state));
   if (task.kind == TaskKind::kEvaluate) {
     const Stopwatch stopwatch(evaluation_ns_);
     FEDMOE_ASSIGN_OR_RETURN(outcome.evaluation,
-                            trainer.Evaluate(task, ValuesOf(shards), state, context));
+                            trainer.Evaluate(task, ValuesOf(shards), trainer_state, context));
     outcome.evaluation.task = task.task;
     return Status::Ok();
   }
   TrainResult result;
   {
     const Stopwatch stopwatch(training_ns_);
-    FEDMOE_ASSIGN_OR_RETURN(result, trainer.Train(task, ValuesOf(shards), state, context));
+    FEDMOE_ASSIGN_OR_RETURN(result, trainer.Train(task, ValuesOf(shards), trainer_state, context));
   }
-  return Hand(task, client, std::move(result), outcome);
+  FEDMOE_ASSIGN_OR_RETURN(PreparedUpdate update,
+                          PrepareUpdate(task, spec_, state, std::move(result)));
+  return Hand(task, client, std::move(update), outcome);
 }
 
-Status TaskRunner::Hand(const TaskAssignment& task, const VirtualClient& client, TrainResult result,
-                        TaskOutcome& outcome) {
-  std::vector<OutgoingBlock> blocks;
-  for (const BlockDelta& block : result.blocks) {
-    blocks.push_back({.parameter = block.parameter, .delta = block.delta});
-  }
-  result.feedback.down_bytes_per_s = client.profile.down_bytes_per_s;
-  result.feedback.up_bytes_per_s = client.profile.up_bytes_per_s;
+Status TaskRunner::Hand(const TaskAssignment& task, const VirtualClient& client,
+                        PreparedUpdate update, TaskOutcome& outcome) {
+  const std::vector<OutgoingBlock> blocks = update.Outgoing();
+  update.feedback.down_bytes_per_s = client.profile.down_bytes_per_s;
+  update.feedback.up_bytes_per_s = client.profile.up_bytes_per_s;
   outcome.header = {.task = task.task,
                     .client = client.name,
                     .round = task.round,
                     .total_bytes = EncodedUpdateBytes(blocks),
-                    .feedback = std::move(result.feedback)};
-  outcome.state = std::move(result.state);
+                    .feedback = std::move(update.feedback)};
+  outcome.state = std::move(update.state);
   FEDMOE_ASSIGN_OR_RETURN(outcome.update, spool_.Begin(task.task, outcome.header.total_bytes));
   FEDMOE_RETURN_IF_ERROR(EncodeUpdate(
       task.task, blocks,

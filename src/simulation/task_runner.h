@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "client/update_encoding.h"
 #include "common/result.h"
 #include "federation/messages.h"
 #include "federation/model_spec.h"
@@ -75,7 +76,7 @@ class TaskRunner {
   Status RunWith(LocalTrainer& trainer, const TaskAssignment& task, const VirtualClient& client,
                  const TaskShards& shards, std::span<const std::byte> state,
                  const PendingTask& pending, TaskOutcome& outcome);
-  Status Hand(const TaskAssignment& task, const VirtualClient& client, TrainResult result,
+  Status Hand(const TaskAssignment& task, const VirtualClient& client, PreparedUpdate update,
               TaskOutcome& outcome);
 
   const Population& population_;

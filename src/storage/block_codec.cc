@@ -44,9 +44,7 @@ std::vector<std::byte> Compressed(std::span<const std::byte> raw) {
   return table;
 }
 
-}  // namespace
-
-Result<EncodedBlock> EncodeBlock(std::span<const float> values, const BlockEncoding& options) {
+Result<EncodedBlock> EncodeRaw(std::span<const float> values, const BlockEncoding& options) {
   EncodedBlock block;
   block.encoding = options.encoding;
   block.elements = values.size();
@@ -57,11 +55,29 @@ Result<EncodedBlock> EncodeBlock(std::span<const float> values, const BlockEncod
   block.raw_bytes = EncodedBytes(options.encoding, values.size(), options.kept);
   block.payload.resize(block.raw_bytes);
   FEDMOE_RETURN_IF_ERROR(EncodeValues(options.encoding, values, 0, options.key, block.payload));
-  if (!options.zstd) return block;
-  if (std::vector<std::byte> smaller = Compressed(block.payload); !smaller.empty()) {
-    block.compression = Compression::kZstd;
-    block.payload = std::move(smaller);
-  }
+  return block;
+}
+
+void Compress(EncodedBlock& block) {
+  std::vector<std::byte> smaller = Compressed(block.payload);
+  if (smaller.empty()) return;
+  block.compression = Compression::kZstd;
+  block.payload = std::move(smaller);
+}
+
+}  // namespace
+
+Result<EncodedBlock> EncodeBlock(std::span<const float> values, const BlockEncoding& options) {
+  FEDMOE_ASSIGN_OR_RETURN(EncodedBlock block, EncodeRaw(values, options));
+  if (options.zstd) Compress(block);
+  return block;
+}
+
+Result<EncodedBlock> EncodeKeepingRest(std::span<float> values, const BlockEncoding& options) {
+  if (options.encoding != Encoding::kTopK) return InvalidArgument("only topk leaves a rest");
+  FEDMOE_ASSIGN_OR_RETURN(EncodedBlock block, EncodeRaw(values, options));
+  KeepResidual(block.payload, values);
+  if (options.zstd) Compress(block);
   return block;
 }
 

@@ -34,6 +34,9 @@ struct EncodedBlock {
 
 // OUT_OF_RANGE and INVALID_ARGUMENT as EncodeValues() says.
 Result<EncodedBlock> EncodeBlock(std::span<const float> values, const BlockEncoding& options);
+// The same for topk, and `values` become what is not sent: 0 where they are. As they were where it
+// fails.
+Result<EncodedBlock> EncodeKeepingRest(std::span<float> values, const BlockEncoding& options);
 
 // Reads the raw payload of one block of a parsed update, in place through a mapping, or where it is
 // compressed into a buffer of its own: it holds what was asked for, up to whole chunks, never more

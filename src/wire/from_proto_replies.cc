@@ -41,6 +41,7 @@ Status CheckTraining(const v1::TrainingOptions& from) {
       {"training.clip_norm", from.clip_norm()},
       {"training.fedprox_mu", from.fedprox_mu()},
       {"training.held_mass_lambda", from.held_mass_lambda()},
+      {"training.gate_learning_rate", from.gate_learning_rate()},
   };
   for (const auto& [field, value] : numbers) FEDMOE_RETURN_IF_ERROR(CheckNumber(field, value));
   const std::pair<const char*, double> router_numbers[] = {
@@ -48,7 +49,6 @@ Status CheckTraining(const v1::TrainingOptions& from) {
       {"training.router_z_lambda", from.router_z_lambda()},
       {"training.gate_noise", from.gate_noise()},
       {"training.trunk_lambda", from.trunk_lambda()},
-      {"training.gate_learning_rate", from.gate_learning_rate()},
   };
   for (const auto& [field, value] : router_numbers) {
     FEDMOE_RETURN_IF_ERROR(CheckNumberUpTo(field, value, kMaxRouterNumber));
@@ -62,6 +62,16 @@ Status CheckTraining(const v1::TrainingOptions& from) {
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.epochs", from.epochs(), 1, kMaxEpochs));
   FEDMOE_RETURN_IF_ERROR(CheckRange("training.max_batches", from.max_batches(), 0, kMaxBatches));
   return CheckRange("training.optimizer", from.optimizer(), 0, 1);
+}
+
+Result<UploadOptions> UploadFrom(const v1::TrainingOptions& from) {
+  FEDMOE_RETURN_IF_ERROR(
+      CheckRange("training.upload_encoding", from.upload_encoding(), 0, kEncodings - 1));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckShare("training.upload_top_k_fraction", from.upload_top_k_fraction()));
+  return UploadOptions{.encoding = static_cast<Encoding>(from.upload_encoding()),
+                       .top_k_fraction = from.upload_top_k_fraction(),
+                       .zstd = from.upload_zstd()};
 }
 
 Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
@@ -90,6 +100,7 @@ Result<TrainingOptions> TrainingFrom(const v1::TrainingOptions& from) {
   to.trunk_lambda = from.trunk_lambda();
   to.max_batches = from.max_batches();
   to.gate_learning_rate = from.gate_learning_rate();
+  FEDMOE_ASSIGN_OR_RETURN(to.upload, UploadFrom(from));
   return to;
 }
 
@@ -122,9 +133,11 @@ Result<TaskAssignment> TaskFrom(const v1::Task& from, const ClientId& client) {
     FEDMOE_ASSIGN_OR_RETURN(ShardReference reference, FromProto(shard));
     to.shards.push_back(std::move(reference));
   }
-  // An evaluation trains nothing.
+  // An evaluation trains nothing, but reads the client state that uploads have left.
   if (to.kind == TaskKind::kTrain) {
     FEDMOE_ASSIGN_OR_RETURN(to.training, TrainingFrom(from.training()));
+  } else {
+    FEDMOE_ASSIGN_OR_RETURN(to.training.upload, UploadFrom(from.training()));
   }
   to.seed = from.seed();
   to.timeout_ms = from.timeout_ms();

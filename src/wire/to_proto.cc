@@ -43,6 +43,9 @@ void Fill(const TrainingOptions& from, v1::TrainingOptions& to) {
   to.set_trunk_lambda(from.trunk_lambda);
   to.set_max_batches(from.max_batches);
   to.set_gate_learning_rate(from.gate_learning_rate);
+  to.set_upload_encoding(static_cast<std::int32_t>(from.upload.encoding));
+  to.set_upload_top_k_fraction(from.upload.top_k_fraction);
+  to.set_upload_zstd(from.upload.zstd);
 }
 
 void Fill(const TaskAssignment& from, v1::Task& to) {

@@ -57,6 +57,7 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  random_flip: true\n"
       "  random_crop: 4\n"
       "  random_shift: true\n"
+      "transfer: {up: {encoding: topk, top_k_fraction: 0.25, zstd: true}}\n"
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform}\n"
       "evaluation: {mode: clients}\n"
       "fitness: {signal: sum, claims: raw, trial_discount: 0.9}\n"
@@ -85,6 +86,9 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_TRUE(config.run.training.random_flip);
   EXPECT_EQ(config.run.training.random_crop, 4);
   EXPECT_TRUE(config.run.training.random_shift);
+  EXPECT_EQ(config.run.training.upload.encoding, Encoding::kTopK);
+  EXPECT_EQ(config.run.training.upload.top_k_fraction, 0.25);
+  EXPECT_TRUE(config.run.training.upload.zstd);
   EXPECT_EQ(config.run.aggregation.optimizer, ServerOptimizer::kFedYogi);
   EXPECT_EQ(config.run.aggregation.expert_weighting, ExpertWeighting::kUniform);
   EXPECT_EQ(config.run.evaluation.mode, EvaluationMode::kClients);

@@ -75,11 +75,12 @@ TEST(ValidateUpdate, AcceptsATrunkAloneWhereNothingElseWasTrained) {
   EXPECT_TRUE(Validate(submission).accepted());
 }
 
-TEST(ValidateUpdate, AcceptsEveryEncoding) {
+TEST(ValidateUpdate, AcceptsEveryEncodingThatTheTaskAsksFor) {
   for (std::uint32_t i = 0; i < kEncodings; ++i) {
     Submission submission;
     UpdateBlock& block = submission.blocks[0];
     block.encoding = static_cast<Encoding>(i);
+    submission.task.training.upload.encoding = block.encoding;
     block.raw_bytes = EncodedBytes(block.encoding, 6, 2);
     block.payload_bytes = block.raw_bytes;
     EXPECT_TRUE(Validate(submission).accepted()) << Validate(submission).detail;
@@ -151,16 +152,23 @@ INSTANTIATE_TEST_SUITE_P(
              "block 'trunk.weight' has 5 elements, its shape [2, 3] has 6"},
         Case{[](S& s) { s.blocks[0].raw_bytes = 20; }, R::kMalformed,
              "block 'trunk.weight' has 20 payload bytes, 6 f32 values need 24"},
-        Case{[](S& s) { s.blocks[0].encoding = Encoding::kInt8; }, R::kMalformed,
-             "block 'trunk.weight' has 24 payload bytes, 6 int8 values need 10"},
+        Case{[](S& s) { s.blocks[0].encoding = Encoding::kInt8; }, R::kUnknownEncoding,
+             "block 'trunk.weight' is sent as int8, the task asks for f32"},
+        Case{[](S& s) {
+               s.blocks[0].encoding = Encoding::kInt8;
+               s.task.training.upload.encoding = Encoding::kInt8;
+             },
+             R::kMalformed, "block 'trunk.weight' has 24 payload bytes, 6 int8 values need 10"},
         Case{[](S& s) {
                s.blocks[0].encoding = Encoding::kTopK;
+               s.task.training.upload.encoding = Encoding::kTopK;
                s.blocks[0].raw_bytes = 56;
              },
              R::kMalformed,
              "block 'trunk.weight' has 56 payload bytes, 6 topk values need at most 48"},
         Case{[](S& s) {
                s.blocks[0].encoding = Encoding::kTopK;
+               s.task.training.upload.encoding = Encoding::kTopK;
                s.blocks[0].raw_bytes = 20;
              },
              R::kMalformed,

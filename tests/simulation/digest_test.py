@@ -45,6 +45,22 @@ class DigestTest(SimulateTest):
                     "run": {"rounds": 4, "clients": {"min": 4, "per_round": 4}}, "fleet": {"clients": 4}},
                    "--threads", 1)
 
+    def test_stochastic_int8(self):
+        """Draws are keyed by client, round and block, not by who makes them."""
+        self.check({"transfer": {"up": {"encoding": "int8", "zstd": True}}, "run": {"rounds": 15}}, "--threads", 2)
+        self.expect_learning()
+
+    def test_residuals_of_topk_beside_local_gates(self):
+        """What a client has not sent yet stays with it."""
+        self.check({"transfer": {"up": {"encoding": "topk", "top_k_fraction": 0.2}},
+                    "model": {"gate": {"mode": "local"}}, "run": {"rounds": 15}}, "--threads", 2)
+        self.expect_learning()
+
+    def expect_learning(self):
+        """The last third of the rounds beats the first."""
+        losses = [report["train_loss"] for report in read_reports(self.folder / "run")]
+        self.assertLess(sum(losses[-5:]), 0.8 * sum(losses[:5]))
+
 
 if __name__ == "__main__":
     main()

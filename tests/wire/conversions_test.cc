@@ -93,9 +93,22 @@ TEST(ConversionsTest, Task) {
   EXPECT_TRUE(got.training.random_shift);
   EXPECT_EQ(got.training.batch_size, 16);
   EXPECT_EQ(got.training.epochs, 5);
+  EXPECT_EQ(got.training.upload.encoding, Encoding::kTopK);
+  EXPECT_EQ(got.training.upload.top_k_fraction, 0.25);
+  EXPECT_TRUE(got.training.upload.zstd);
   EXPECT_EQ(got.seed, sent.seed);
   EXPECT_EQ(got.timeout_ms, sent.timeout_ms);
   EXPECT_EQ(got.last_committed_task, sent.last_committed_task);
+}
+
+// Its client state is laid out as uploads are.
+TEST(ConversionsTest, AnEvaluationTellsHowUpdatesAreSent) {
+  NextTaskReply reply = SampleTask();
+  reply.task.kind = TaskKind::kEvaluate;
+  const auto got = FromProto(ToProto(reply), "alice");
+  ASSERT_TRUE(got.ok()) << got.status().ToString();
+  EXPECT_EQ(got->task.training.upload.encoding, Encoding::kTopK);
+  EXPECT_EQ(got->task.training.learning_rate, TrainingOptions{}.learning_rate);
 }
 
 TEST(ConversionsTest, PollsWithoutATask) {

@@ -71,7 +71,8 @@ inline NextTaskReply SampleTask() {
                          .random_crop = 4,
                          .random_shift = true,
                          .batch_size = 16,
-                         .epochs = 5};
+                         .epochs = 5,
+                         .upload = {Encoding::kTopK, 0.25, true}};
   reply.task.seed = 13;
   reply.task.timeout_ms = 60'000;
   reply.task.last_committed_task = 4;

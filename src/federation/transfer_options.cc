@@ -1,0 +1,28 @@
+#include "federation/transfer_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fedmoe {
+
+std::uint64_t KeptElements(const UploadOptions& upload, std::uint64_t elements) {
+  if (elements == 0) return 0;
+  const double kept = std::ceil(upload.top_k_fraction * static_cast<double>(elements));
+  return std::clamp<std::uint64_t>(static_cast<std::uint64_t>(std::max(kept, 1.0)), 1, elements);
+}
+
+Encoding BlockEncodingOf(const UploadOptions& upload, std::uint64_t elements) {
+  if (upload.encoding != Encoding::kTopK) return upload.encoding;
+  const std::uint64_t bytes =
+      EncodedBytes(Encoding::kTopK, elements, KeptElements(upload, elements));
+  return bytes < EncodedBytes(Encoding::kFloat32, elements) ? Encoding::kTopK : Encoding::kFloat32;
+}
+
+double UploadBytesPerElement(const UploadOptions& upload) {
+  const double unit = static_cast<double>(UnitBytes(upload.encoding)) /
+                      static_cast<double>(UnitElements(upload.encoding));
+  if (upload.encoding != Encoding::kTopK) return unit;
+  return std::min(unit * upload.top_k_fraction, static_cast<double>(UnitBytes(Encoding::kFloat32)));
+}
+
+}  // namespace fedmoe
