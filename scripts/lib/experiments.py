@@ -57,7 +57,7 @@ PARTITION_SEED = "fleet.data.partition.seed"
 DOMAINS_SMALL = ("run.rounds=3", "model.width=16", "model.expert_width=16", "fleet.data.domains.examples=80",
                  "fleet.test_examples=128")
 MNIST_SMALL = ("run.rounds=2", "model.width=16", "model.expert_width=16", "fleet.data.max_examples=80")
-LANGUAGES_SMALL = ("run.rounds=2", "model.expert_width=16", "fleet.data.max_examples=24")
+LANGUAGES_SMALL = ("run.rounds=2", "model.expert_width=16", "training.max_batches=2", "fleet.data.max_test_examples=24")
 FLEXMOE_SMALL = ("run.rounds=2", "evaluation.every_rounds=1", "model.width=16", "model.expert_width=16",
                  "fleet.data.max_examples=40", "training.batch_size=16")
 
@@ -84,7 +84,7 @@ EXPERIMENTS = {
     "languages_rates": Experiment(
         title="Learning rates for the languages",
         sweeps=languages("languages_rates", group="rate {training.learning_rate}"),
-        arms=MAIN_STRATEGIES[:5] + ("dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+        arms=("balanced", "random", "none", "dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
     "label_skew": Experiment(
         title="What helps where clients differ in labels",
         sweeps=tuple(sweep for where, group, seed in (("mnist", "MNIST, Dirichlet {fleet.data.partition.alpha}", PARTITION_SEED),
@@ -119,6 +119,12 @@ EXPERIMENTS = {
         title="How many of thirty-two clients take part in a round",
         sweeps=(Sweep("participation.sweep.yaml", group="{run.clients.per_round} a round"),),
         arms=MAIN_STRATEGIES, small=DOMAINS_SMALL, data_seed=DOMAINS_SEED),
+    "fedau": Experiment(
+        title="Clients of half the domains are seldom there",
+        sweeps=(Sweep("fedau.sweep.yaml", arm="{alignment.strategy}, {aggregation.participation}"),),
+        arms=tuple(f"{strategy}, {participation}" for strategy in ("balanced", "random", "none")
+                   for participation in ("fedau", "plain")),
+        small=DOMAINS_SMALL, data_seed=DOMAINS_SEED, champion="balanced, fedau"),
     "flexmoe": Experiment(
         title="Local gates on CIFAR-10, after FLEX-MoE",
         sweeps=(Sweep("flexmoe.sweep.yaml", group="{fleet.data.partition.kind}"),), arms=MAIN_STRATEGIES,

@@ -183,6 +183,17 @@ class SmallFormsTest(EndToEndTest):
     def test_participation(self):
         self.expect_all("participation", [f"{count} a round" for count in (4, 8, 16)])
 
+    def test_fitness(self):
+        self.expect_all("fitness", [""])
+
+    def test_fedau(self):
+        self.expect_all("fedau", [""])
+
+    @unittest.skipUnless((DATA / "mnist/train-images-idx3-ubyte.gz").exists(), "MNIST is not here")
+    def test_label_skew(self):
+        self.expect_all("label_skew", ["MNIST, Dirichlet 0.1", "MNIST, Dirichlet 0.3", "domains"], "--set",
+                        f"fleet.data.path={DATA}/mnist")
+
     @unittest.skipUnless((DATA / "mnist/train-images-idx3-ubyte.gz").exists(), "MNIST is not here")
     def test_alignment_mnist(self):
         self.expect_all("alignment_mnist", ["Dirichlet 0.1", "Dirichlet 0.3", "Dirichlet 0.8", "2 classes a client",
