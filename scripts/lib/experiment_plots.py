@@ -10,6 +10,7 @@ HEAT_ARMS = ("balanced", "greedy", "random", "static")
 HEAT_WINDOWS = 4  # parts of the run, each a map
 DPI = 90
 COLOURS = 256
+MAX_BANDS = 10  # contenders whose bands can still be told apart
 
 
 def load_matplotlib():
@@ -38,7 +39,7 @@ def panels(pyplot, count, width=4.2, height=3.0):
 
 
 def colours(pyplot, arms):
-    palette = pyplot.get_cmap("tab10").colors
+    palette = pyplot.get_cmap("tab10" if len(arms) <= MAX_BANDS else "tab20").colors
     return {arm: palette[index % len(palette)] for index, arm in enumerate(arms)}
 
 
@@ -86,12 +87,13 @@ def band_apart(runs, champions, metric):
     return summarised([report["round"] for report in runs[0].reports], curves) if curves else []
 
 
-def draw_band(axis, points, colour, label):
-    """A line of means in the band from the least to the greatest, in points of a hundred."""
+def draw_band(axis, points, colour, label, banded):
+    """A line of means, and where `banded` the band from the least to the greatest, in points of a hundred."""
     rounds, *curves = zip(*points)
     middle, least, greatest = ([100 * value for value in curve] for curve in curves)
     axis.plot(rounds, middle, color=colour, label=label, linewidth=1.2)
-    axis.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
+    if banded:
+        axis.fill_between(rounds, least, greatest, color=colour, alpha=0.12, linewidth=0)
 
 
 def plot_accuracy(pyplot, experiment, runs, path):
@@ -111,7 +113,7 @@ def plot_accuracy(pyplot, experiment, runs, path):
             own = runs_of(runs, group, arm)
             points = band_apart(own, champions, metric) if apart else band(own, metric)
             if points:
-                draw_band(axis, points, colour[arm], arm)
+                draw_band(axis, points, colour[arm], arm, len(experiment.arms) <= MAX_BANDS)
         name = metric.replace("_", " ")
         axis.set_ylabel(f"{name} less that of {experiment.champion}, points" if apart else f"{name}, %")
         axis.set_xlabel("round")
