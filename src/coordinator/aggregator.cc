@@ -10,14 +10,16 @@ namespace fedmoe {
 
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
-                                const Manifest& base, Spool& spool, ShardStore& store) {
+                                const Manifest& base, Spool& spool, ShardStore& store,
+                                const ParallelFor& parallel) {
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<SpooledUpdate> updates, FindUpdates(spool, plan, spec));
   const MergeInputs inputs{.spec = spec,
                            .options = options,
                            .plan = plan,
                            .updates = updates,
                            .spool = spool,
-                           .store = store};
+                           .store = store,
+                           .parallel = parallel};
   FEDMOE_ASSIGN_OR_RETURN(const ConsensusMeans means, ConsensusMeans::Compute(inputs, base, spool));
   std::vector<ShardContent> changed;
   for (const int shard : plan.changed_shards) {

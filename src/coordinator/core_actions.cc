@@ -6,6 +6,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "common/thread_loop.h"
 #include "coordinator/aggregator.h"
 #include "coordinator/core.h"
 
@@ -122,9 +123,10 @@ void CoordinatorCore::On(Aggregate& action) {
   pool_->Run([this, action] {
     Result<Manifest> base = store_->Get(action.base_version);
     Result<Manifest> staged =
-        base.ok() ? AggregateRound(options_.run.spec, options_.run.aggregation, action.plan,
-                                   action.round, *base, *spool_, *store_)
-                  : base;
+        base.ok()
+            ? AggregateRound(options_.run.spec, options_.run.aggregation, action.plan, action.round,
+                             *base, *spool_, *store_, LoopOnThreads(options_.worker_threads))
+            : base;
     Post([this, round = action.round, staged = std::move(staged)] {
       if (!staged.ok()) {
         return Handle(

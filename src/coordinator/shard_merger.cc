@@ -155,7 +155,7 @@ Status ShardMerger::SumWindow(int index, std::int64_t at, std::int64_t count,
   delta_.resize(static_cast<std::size_t>(count));
   if (used.size() <= kGroup) {
     FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(used, index, at, count));
-    return WeightedSumEncoded(sources, used_weights, first, delta_);
+    return WeightedSumEncoded(sources, used_weights, first, delta_, inputs_.parallel);
   }
   sums_.assign(static_cast<std::size_t>(count), 0.0);
   for (std::size_t start = 0; start < used.size(); start += kGroup) {
@@ -163,8 +163,8 @@ Status ShardMerger::SumWindow(int index, std::int64_t at, std::int64_t count,
     const auto begin = used.begin() + static_cast<std::ptrdiff_t>(start);
     const std::vector<std::size_t> group(begin, begin + static_cast<std::ptrdiff_t>(size));
     FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(group, index, at, count));
-    FEDMOE_RETURN_IF_ERROR(
-        AccumulateEncoded(sources, std::span(used_weights).subspan(start, size), first, sums_));
+    FEDMOE_RETURN_IF_ERROR(AccumulateEncoded(sources, std::span(used_weights).subspan(start, size),
+                                             first, sums_, inputs_.parallel));
   }
   RoundSums(sums_, delta_);
   return Status::Ok();

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "common/parallel.h"
 #include "common/result.h"
 #include "federation/aggregation.h"
 #include "storage/block_codec.h"
@@ -38,6 +39,7 @@ struct MergeInputs {
   const std::vector<SpooledUpdate>& updates;
   const Spool& spool;
   const ShardStore& store;
+  const ParallelFor& parallel;
 };
 
 // Of one shard. Memory: a few windows, and where updates are compressed one for each of a group.

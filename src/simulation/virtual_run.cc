@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "client/local_trainer.h"
+#include "common/thread_loop.h"
 #include "coordinator/aggregator.h"
 
 namespace fedmoe {
@@ -236,10 +237,10 @@ void VirtualRun::On(const CancelTasks& action) {
 
 void VirtualRun::On(const Aggregate& action) {
   Result<Manifest> base = store_->Get(action.base_version);
-  Result<Manifest> staged = base.ok()
-                                ? AggregateRound(options_.spec, options_.aggregation, action.plan,
-                                                 action.round, *base, *spool_, *store_)
-                                : base;
+  Result<Manifest> staged =
+      base.ok() ? AggregateRound(options_.spec, options_.aggregation, action.plan, action.round,
+                                 *base, *spool_, *store_, LoopOnThreads(threads_))
+                : base;
   if (!staged.ok()) {
     events_.push_back(AggregationFailed{
         .at_ms = now_ms_, .round = action.round, .error = staged.status().message()});
