@@ -57,8 +57,12 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  random_flip: true\n"
       "  random_crop: 4\n"
       "  random_shift: true\n"
+      "  gate_learning_rate: 25\n"
+      "  trunk_lambda: 0.5\n"
+      "  max_batches: 12\n"
       "transfer: {up: {encoding: topk, top_k_fraction: 0.25, zstd: true}}\n"
-      "aggregation: {optimizer: fedyogi, expert_weighting: uniform}\n"
+      "aggregation: {optimizer: fedyogi, expert_weighting: uniform, consensus: 0.5, "
+      "consensus_information: 1}\n"
       "evaluation: {mode: clients}\n"
       "fitness: {signal: sum, claims: raw, trial_discount: 0.9}\n"
       "alignment:\n"
@@ -86,6 +90,11 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_TRUE(config.run.training.random_flip);
   EXPECT_EQ(config.run.training.random_crop, 4);
   EXPECT_TRUE(config.run.training.random_shift);
+  EXPECT_EQ(config.run.training.gate_learning_rate, 25.0);
+  EXPECT_EQ(config.run.training.trunk_lambda, 0.5);
+  EXPECT_EQ(config.run.training.max_batches, 12);
+  EXPECT_EQ(config.run.aggregation.consensus, 0.5);
+  EXPECT_EQ(config.run.aggregation.consensus_information, 1.0);
   EXPECT_EQ(config.run.training.upload.encoding, Encoding::kTopK);
   EXPECT_EQ(config.run.training.upload.top_k_fraction, 0.25);
   EXPECT_TRUE(config.run.training.upload.zstd);

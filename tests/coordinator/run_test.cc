@@ -1,4 +1,5 @@
 // Whole runs of an undisturbed fleet: what comes out, and what stands in the run directory.
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
 
@@ -62,6 +63,21 @@ TEST_P(OptimizerTest, ConsensusMovesTheTrainedExpertsOfALayerTowardsTheirMean) {
   // The means' file went with the merge.
   EXPECT_EQ(PosixFileSystem().List(fleet.coordinator.directory() + "/spool").value(),
             std::vector<std::string>{});
+}
+
+// By what the table told before the round, which is what the round before reports.
+TEST(RunTest, ConsensusFadesWithTheInformationOfClientsAndExperts) {
+  CoreOptions options = FleetOptions();
+  options.run.aggregation.consensus = 0.4;
+  options.run.aggregation.consensus_information = 0.5;
+  Fleet fleet(options);
+  EXPECT_EQ(fleet.RunToEnd().status, "completed");
+  double before = 0.0;
+  for (const auto& report : Reports(fleet)) {
+    EXPECT_DOUBLE_EQ(report["consensus"], 0.4 * std::max(0.0, 1.0 - before / 0.5));
+    before = report["client_expert_information_nats"];
+  }
+  EXPECT_GT(before, 0.0);
 }
 
 // Experts of both layers with every client that has two, gates merged layer by layer.

@@ -83,6 +83,7 @@ TEST(ConversionsTest, Task) {
   EXPECT_EQ(got.training.weight_decay, 0.01);
   EXPECT_EQ(got.training.clip_norm, 2.0);
   EXPECT_EQ(got.training.fedprox_mu, 0.4);
+  EXPECT_EQ(got.training.gate_learning_rate, 30.0);
   EXPECT_EQ(got.training.held_mass_lambda, 0.6);
   EXPECT_EQ(got.training.balance_lambda, 0.01);
   EXPECT_EQ(got.training.router_z_lambda, 0.002);
@@ -91,8 +92,10 @@ TEST(ConversionsTest, Task) {
   EXPECT_TRUE(got.training.random_flip);
   EXPECT_EQ(got.training.random_crop, 4);
   EXPECT_TRUE(got.training.random_shift);
+  EXPECT_EQ(got.training.trunk_lambda, 0.25);
   EXPECT_EQ(got.training.batch_size, 16);
   EXPECT_EQ(got.training.epochs, 5);
+  EXPECT_EQ(got.training.max_batches, 40);
   EXPECT_EQ(got.training.upload.encoding, Encoding::kTopK);
   EXPECT_EQ(got.training.upload.top_k_fraction, 0.25);
   EXPECT_TRUE(got.training.upload.zstd);

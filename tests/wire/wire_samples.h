@@ -62,6 +62,7 @@ inline NextTaskReply SampleTask() {
                          .weight_decay = 0.01,
                          .clip_norm = 2.0,
                          .fedprox_mu = 0.4,
+                         .gate_learning_rate = 30.0,
                          .held_mass_lambda = 0.6,
                          .balance_lambda = 0.01,
                          .router_z_lambda = 0.002,
@@ -70,8 +71,10 @@ inline NextTaskReply SampleTask() {
                          .random_flip = true,
                          .random_crop = 4,
                          .random_shift = true,
+                         .trunk_lambda = 0.25,
                          .batch_size = 16,
                          .epochs = 5,
+                         .max_batches = 40,
                          .upload = {Encoding::kTopK, 0.25, true}};
   reply.task.seed = 13;
   reply.task.timeout_ms = 60'000;
