@@ -79,8 +79,8 @@ EXPERIMENTS = {
         arms=STRATEGIES, small=MNIST_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
-        sweeps=languages("languages"), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
-        data_seed=PARTITION_SEED),
+        sweeps=languages("languages") + (Sweep("languages_consensus.sweep.yaml", arm="consensus"),),
+        arms=MAIN_STRATEGIES[:5] + ("consensus", "dense", "wide", "full"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
     "languages_rates": Experiment(
         title="Learning rates for the languages",
         sweeps=languages("languages_rates", group="rate {training.learning_rate}"),
