@@ -15,13 +15,13 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "common/counter_rng.h"
+#include "common/thread_loop.h"
 #include "kernels/codec.h"
 #include "kernels/function_versions.h"
 #include "kernels/robust_rules.h"
@@ -44,18 +44,6 @@ constexpr std::uint64_t kKey = 20260101;
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-ParallelFor Threads(int threads) {
-  return [threads](int parts, const std::function<void(int)>& body) {
-    std::atomic<int> next{0};
-    const auto work = [&] {
-      for (int part = next++; part < parts; part = next++) body(part);
-    };
-    std::vector<std::jthread> workers;
-    for (int i = 1; i < std::min(threads, parts); ++i) workers.emplace_back(work);
-    work();
-  };
 }
 
 void Require(const Status& status) {
@@ -139,7 +127,7 @@ class Bench {
       : options_(options),
         parameters_(options.mebi_parameters << 20),
         parts_(static_cast<int>((parameters_ + kPart - 1) / kPart)),
-        parallel_(Threads(options.threads)),
+        parallel_(LoopOnThreads(options.threads)),
         out_(parameters_) {
     for (std::size_t s = 0; s < options.clients; ++s) {
       values_.emplace_back(parameters_);

@@ -5,20 +5,18 @@
 // the round after: one step of the moving average on 30 % of the rows, a tenth of the cohort
 // replaced by other clients, the last round's prices at hand.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "common/counter_rng.h"
+#include "common/thread_loop.h"
 #include "federation/alignment.h"
 
 namespace fedmoe {
@@ -26,20 +24,6 @@ namespace {
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// Threads that live as long as one loop; a loop here takes milliseconds, starting them
-// microseconds.
-ParallelFor Threads(int threads) {
-  return [threads](int parts, const std::function<void(int)>& body) {
-    std::atomic<int> next{0};
-    const auto work = [&] {
-      for (int part = next++; part < parts; part = next++) body(part);
-    };
-    std::vector<std::jthread> workers;
-    for (int i = 1; i < std::min(threads, parts); ++i) workers.emplace_back(work);
-    work();
-  };
 }
 
 // A client's row: softmax over 4 times normal draws, plus the pull of popular experts.
@@ -126,7 +110,7 @@ Timing Measure(const Case& measured, int experts, int threads) {
     AlignmentProblem problem = MakeProblem(measured.clients, experts, seed);
     AlignmentOptions options;
     options.solver = AlignmentSolver::kPrices;
-    options.parallel = Threads(threads);
+    options.parallel = LoopOnThreads(threads);
     AlignmentMemory memory;
     if (measured.warm) {
       if (!Align(problem, options, memory).ok()) std::abort();

@@ -5,30 +5,19 @@
 #include <limits>
 #include <numbers>
 
+#include "common/philox.h"
+
 namespace fedmoe {
-namespace {
-
-// The multipliers and Weyl constants of Philox4x32 (Salmon et al., SC 2011, section 4.3).
-constexpr std::uint64_t kMultiplier0 = 0xD2511F53;
-constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57;
-constexpr std::uint32_t kWeyl0 = 0x9E3779B9;
-constexpr std::uint32_t kWeyl1 = 0xBB67AE85;
-constexpr int kPhiloxRounds = 10;
-
-std::uint32_t Low(std::uint64_t value) { return static_cast<std::uint32_t>(value); }
-std::uint32_t High(std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); }
-
-}  // namespace
 
 std::array<std::uint32_t, 4> Philox4x32(std::array<std::uint32_t, 4> counter,
                                         std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const std::uint64_t product0 = kMultiplier0 * counter[0];
-    const std::uint64_t product1 = kMultiplier1 * counter[2];
-    counter = {High(product1) ^ counter[1] ^ key[0], Low(product1),
-               High(product0) ^ counter[3] ^ key[1], Low(product0)};
-    key[0] += kWeyl0;
-    key[1] += kWeyl1;
+    const std::uint64_t product0 = kPhiloxMultiplier0 * counter[0];
+    const std::uint64_t product1 = kPhiloxMultiplier1 * counter[2];
+    counter = {HighWord(product1) ^ counter[1] ^ key[0], LowWord(product1),
+               HighWord(product0) ^ counter[3] ^ key[1], LowWord(product0)};
+    key[0] += kPhiloxWeyl0;
+    key[1] += kPhiloxWeyl1;
   }
   return counter;
 }
@@ -55,7 +44,8 @@ CounterRng CounterRng::For(std::uint64_t seed, std::string_view client, std::int
 
 std::uint32_t CounterRng::NextU32() {
   if (used_ == 4) {
-    buffer_ = Philox4x32({Low(block_), High(block_), 0, 0}, {Low(key_), High(key_)});
+    buffer_ =
+        Philox4x32({LowWord(block_), HighWord(block_), 0, 0}, {LowWord(key_), HighWord(key_)});
     ++block_;
     used_ = 0;
   }

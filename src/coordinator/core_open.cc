@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
+#include "common/thread_loop.h"
 #include "coordinator/aggregator.h"
 #include "coordinator/core.h"
 
@@ -22,6 +23,7 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
                                                                 RunDirectory& directory,
                                                                 const Clock& clock,
                                                                 CoreObserver* observer) {
+  options.run.alignment.parallel = LoopOnThreads(options.worker_threads);
   std::unique_ptr<CoordinatorCore> core(
       new CoordinatorCore(std::move(options), files, directory, clock, observer));
   FEDMOE_RETURN_IF_ERROR(core->Open());

@@ -55,7 +55,9 @@ VirtualRun::VirtualRun(const CoordinatorConfig& config, ModelSpec spec,
       files_(files),
       directory_(directory),
       threads_(threads),
-      observer_(observer) {}
+      observer_(observer) {
+  options_.alignment.parallel = LoopOnThreads(threads);
+}
 
 VirtualRun::~VirtualRun() = default;
 

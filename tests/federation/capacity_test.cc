@@ -317,18 +317,17 @@ TEST(PredictTokens, CountsWhatIsTrainedOnAndTheMeanWhereAClientIsSilent) {
   const ModelSpec spec = Spec();
   TrainingOptions training = Training();
   training.epochs = 1;
-  const auto at = [&](const std::vector<double>& tokens, std::size_t i) { return tokens[i]; };
   std::vector<TokenClient> cohort = {{.examples = 100, .experts = 1},
                                      {.examples = 300, .experts = 1},
                                      {.examples = 0, .experts = 1}};
   const std::vector<double> all = PredictTokens(cohort, spec, training);
-  EXPECT_DOUBLE_EQ(at(all, 1), 3.0 * at(all, 0));
-  EXPECT_DOUBLE_EQ(at(all, 2), 2.0 * at(all, 0));
+  EXPECT_DOUBLE_EQ(all[1], 3.0 * all[0]);
+  EXPECT_DOUBLE_EQ(all[2], 2.0 * all[0]);
   training.max_batches = 10;  // of 10 examples
   const std::vector<double> bounded = PredictTokens(cohort, spec, training);
-  EXPECT_DOUBLE_EQ(at(bounded, 0), at(all, 0));
-  EXPECT_DOUBLE_EQ(at(bounded, 1), at(all, 0));
-  EXPECT_DOUBLE_EQ(at(bounded, 2), at(all, 0));
+  EXPECT_DOUBLE_EQ(bounded[0], all[0]);
+  EXPECT_DOUBLE_EQ(bounded[1], all[0]);
+  EXPECT_DOUBLE_EQ(bounded[2], all[0]);
 }
 
 TEST(PredictMemoryAndTime, CountASecondPassThroughTheTrunk) {

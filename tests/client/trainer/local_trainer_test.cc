@@ -70,7 +70,6 @@ TEST_F(TrainerTest, AsManyBatchesAsAnEpochHasAreTheEpoch) {
 
 TEST_F(TrainerTest, TheTrunksOwnLossTeachesItToDoWithoutExperts) {
   task_.training.epochs = 20;
-  auto trainer = MakeTrainer(160);
   const auto loss_without_experts = [&](double lambda) {
     UseModel(SmallModel());
     auto fresh = MakeTrainer(160);
