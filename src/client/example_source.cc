@@ -82,6 +82,9 @@ Result<std::optional<Batch>> ExampleSource::Pass::Next() {
   batch.inputs = text ? View(current_->tokens, {examples, elements}, torch::kInt64)
                       : View(current_->features, {examples, elements}, torch::kFloat32);
   batch.labels = View(current_->labels, {text ? examples * elements : examples}, torch::kInt64);
+  if (text && options_.last_label) {
+    batch.labels = batch.labels.view({examples, elements}).select(1, elements - 1).contiguous();
+  }
   return std::optional<Batch>(std::move(batch));
 }
 

@@ -14,7 +14,7 @@ namespace fedmoe {
 
 struct Batch {
   torch::Tensor inputs;  // [examples, elements] float32; of text [examples, context] int64
-  torch::Tensor labels;  // [examples] int64; of text [examples * context]
+  torch::Tensor labels;  // [examples] int64; of text [examples * context], or of last_label alone
   std::int64_t examples = 0;
 };
 
@@ -23,6 +23,7 @@ struct PassOptions {
   std::int64_t batch_size = 32;
   AugmentOptions augment;
   std::uint64_t augment_key = 0;
+  bool last_label = false;  // of text: of each example only the label of its last position
 };
 
 // Owns the examples. Those that stay as they are become one tensor where that takes at most 256

@@ -26,9 +26,13 @@ namespace {
 constexpr std::int64_t kEvaluationBatch = 512;
 // Positions of text in a batch of an evaluation: bounds the logits.
 constexpr std::int64_t kEvaluationPositions = 16'384;
-// Examples that affinity is measured on: of a model whose gates stand behind its experts, a pass
-// over all would take a third of the training's time.
-constexpr std::size_t kAffinityExamples = 512;
+// Examples of which the gates' view is taken: of a model whose gates stand behind its experts, or
+// of text, of which a round may train a small part, a pass over all would take a third of the
+// training's time and more.
+constexpr std::size_t kGateExamples = 512;
+constexpr std::size_t kGateTextExamples = 4096;  // of one token each
+// How far the gates' moments go in a round towards those measured in it.
+constexpr double kMomentsRate = 0.2;
 
 // Runs `work` and turns what libtorch throws into a Status.
 template <typename Work>
@@ -124,34 +128,68 @@ PassOptions EvaluationPass(const Dataset& data, const TrainingOptions& training)
   return {.batch_size = std::clamp<std::int64_t>(std::int64_t{2} * training.batch_size, 1, most)};
 }
 
-// Mean gate probability of each expert before masking; those of a layer sum to 1.
-Result<std::vector<double>> MeasureAffinity(const MoeModel& model, const ExampleSource& source,
-                                            const TaskAssignment& task,
-                                            const TrainContext& context) {
+// What the gates of the model as received say of the client's own data.
+struct GateView {
+  std::vector<double> affinity;  // by expert; those of a layer sum to 1
+  // By MoE layer and feature that its gate reads: the means of the feature and of its square.
+  // Empty unless the gates are normalised over the population.
+  std::vector<torch::Tensor> means;
+  std::vector<torch::Tensor> squares;
+};
+
+// The examples that a view of the gates is taken of.
+std::vector<std::int64_t> GateExamples(const ExampleSource& source, const TaskAssignment& task,
+                                       const ModelSpec& spec) {
+  std::vector<std::int64_t> order = source.Order();
+  const bool one_token = spec.tokens_per_example == 1;
+  if (one_token && !source.dataset().IsText()) return order;
+  const std::size_t most = one_token ? kGateTextExamples : kGateExamples;
+  if (order.size() <= most) return order;
+  CounterRng::For(task.seed, task.client, task.round, "affinity").Shuffle(order);
+  order.resize(most);
+  return order;
+}
+
+void AddMoments(const std::vector<GateOutput>& layers, GateView& view) {
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    const torch::Tensor read = layers[layer].read.to(torch::kFloat64);
+    if (view.means.size() == layer) {
+      view.means.push_back(torch::zeros({read.size(1)}, torch::kFloat64));
+      view.squares.push_back(torch::zeros({read.size(1)}, torch::kFloat64));
+    }
+    view.means[layer] += read.sum(0);
+    view.squares[layer] += read.square().sum(0);
+  }
+}
+
+Result<GateView> ViewGates(const MoeModel& model, const ExampleSource& source,
+                           const TaskAssignment& task, const TrainContext& context) {
   const torch::NoGradGuard no_gradient;
   const ModelSpec& spec = model.spec();
   const auto experts = static_cast<std::size_t>(spec.ExpertsPerLayer());
-  std::vector<double> sums(static_cast<std::size_t>(spec.experts), 0.0);
-  if (spec.experts == 0) return sums;
-  std::vector<std::int64_t> order = source.Order();
-  if (spec.tokens_per_example > 1 && order.size() > kAffinityExamples) {
-    CounterRng::For(task.seed, task.client, task.round, "affinity").Shuffle(order);
-    order.resize(kAffinityExamples);
-  }
-  ExampleSource::Pass pass(source, std::move(order),
+  const bool moments = model.options().gate_normalisation == GateNormalisation::kPopulation;
+  GateView view;
+  std::vector<double>& sums = view.affinity;
+  sums.assign(static_cast<std::size_t>(spec.experts), 0.0);
+  if (spec.experts == 0) return view;
+  double tokens = 0.0;
+  ExampleSource::Pass pass(source, GateExamples(source, task, spec),
                            EvaluationPass(source.dataset(), task.training));
   while (true) {
     FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
     FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
     if (!batch) break;
-    const std::vector<torch::Tensor> layers = model.GateProbabilities(batch->inputs);
+    const std::vector<GateOutput> layers = model.RunGates(batch->inputs);
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      const std::span<const float> values = FloatsOf(layers[layer]);
-      const auto rows = static_cast<std::size_t>(layers[layer].size(1));
+      const torch::Tensor& probabilities = layers[layer].probabilities;
+      const std::span<const float> values = FloatsOf(probabilities);
+      const auto rows = static_cast<std::size_t>(probabilities.size(1));
       for (std::size_t i = 0; i < values.size(); ++i) {
         if (i % rows < experts) sums[layer * experts + i % rows] += values[i];
       }
     }
+    if (moments) AddMoments(layers, view);
+    tokens += static_cast<double>(layers[0].probabilities.size(0));
   }
   // Zero-computation experts have their share of the probability, which is not the experts'.
   for (std::size_t first = 0; first < sums.size(); first += experts) {
@@ -160,7 +198,25 @@ Result<std::vector<double>> MeasureAffinity(const MoeModel& model, const Example
     const double total = std::accumulate(begin, end, 0.0);
     for (auto sum = begin; sum != end; ++sum) *sum /= total;
   }
-  return sums;
+  for (torch::Tensor& mean : view.means) mean /= tokens;
+  for (torch::Tensor& square : view.squares) square /= tokens;
+  return view;
+}
+
+// Moves the gates' moments in the model towards the view's; all the way where they were not
+// measured before.
+void MoveMoments(const GateView& view, const MoeModel& model) {
+  const torch::NoGradGuard no_gradient;
+  std::size_t layer = 0;
+  for (const FfnPlace& place : FfnPlaces(model.options())) {
+    if (place.layer < 0 || layer == view.means.size()) continue;
+    torch::Tensor mean = model.parameters().Named(place.prefix + "gate.mean");
+    torch::Tensor square = model.parameters().Named(place.prefix + "gate.square");
+    const double rate = square.sum().item<float>() == 0.0F ? 1.0 : kMomentsRate;
+    mean.copy_(mean + rate * (view.means[layer] - mean));
+    square.copy_(square + rate * (view.squares[layer] - square));
+    ++layer;
+  }
 }
 
 }  // namespace
@@ -191,11 +247,15 @@ struct LocalTrainer::Implementation {
   std::uint64_t seed = 0;
 
   Status CheckData(const Dataset& data) const {
-    const bool reads_text = options.preset == "moe_transformer";
+    const bool reads_text = options.ReadsText();
     if (data.IsText() != reads_text) {
-      return InvalidArgument(fmt::format("data '{}' is {}, model.preset {} takes {}", data.name,
-                                         data.IsText() ? "text" : "not text", options.preset,
-                                         reads_text ? "text" : "images or tables"));
+      const char* setting = options.preset != "moe_mlp" ? ""
+                            : reads_text                ? " with model.embedding"
+                                                        : " without model.embedding";
+      return InvalidArgument(fmt::format(
+          "data '{}' is {}, model.preset {} takes {}{}", data.name,
+          data.IsText() ? "text" : "not text", options.preset,
+          reads_text ? "text" : "images or tables", setting));
     }
     if (data.ExampleElements() == options.inputs && data.classes == options.classes) {
       return Status::Ok();
@@ -219,13 +279,13 @@ struct LocalTrainer::Implementation {
     const Milliseconds start_ms = clock.NowMs();
     const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
     FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
-    FEDMOE_ASSIGN_OR_RETURN(std::vector<double> affinity,
-                            MeasureAffinity(*model, *train, task, context));
+    FEDMOE_ASSIGN_OR_RETURN(GateView view, ViewGates(*model, *train, task, context));
     TrainingRun run(task, *train, *model);
     FEDMOE_RETURN_IF_ERROR(run.Run(context));
+    MoveMoments(view, *model);
     TrainResult result;
     result.feedback = run.Feedback();
-    result.feedback.affinity = std::move(affinity);
+    result.feedback.affinity = std::move(view.affinity);
     result.blocks = run.TakeDeltas(shards);
     result.state = SaveClientState(*model);
     result.feedback.train_s = static_cast<double>(clock.NowMs() - start_ms) / 1000.0;
@@ -239,8 +299,9 @@ struct LocalTrainer::Implementation {
     const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
     FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
     Tally tally(*spec);
-    ExampleSource::Pass pass(evaluation, evaluation.Order(),
-                             EvaluationPass(evaluation.dataset(), task.training));
+    PassOptions options_of_pass = EvaluationPass(evaluation.dataset(), task.training);
+    options_of_pass.last_label = spec->tokens_per_example == 1;
+    ExampleSource::Pass pass(evaluation, evaluation.Order(), options_of_pass);
     std::int64_t done = 0;
     while (true) {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));

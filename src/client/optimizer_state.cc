@@ -27,9 +27,10 @@ double Norm(std::span<const float> values) {
 }  // namespace
 
 OptimizerState::OptimizerState(const TrainingOptions& options, std::size_t parameters,
-                               std::vector<Range> gates)
-    : options_(options) {
+                               std::vector<Range> gates, std::vector<Range> left_alone)
+    : options_(options), kept_(std::move(left_alone)) {
   if (options.gate_learning_rate != 0.0) gates_ = std::move(gates);
+  kept_.insert(kept_.end(), gates_.begin(), gates_.end());
   std::size_t gate_values = 0;
   for (const Range& gate : gates_) gate_values += gate.end - gate.begin;
   gate_sums_.assign(gate_values, 0.0);
@@ -49,23 +50,26 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   const bool clip = options_.clip_norm > 0.0 && norm > options_.clip_norm;
   const double scale = clip ? options_.clip_norm / norm : 1.0;
   ++steps_;
-  // The optimiser passes over gates too, and what it makes of them is undone.
   std::size_t gate_value = 0;
-  gate_values_.clear();
   for (const Range& gate : gates_) {
     for (std::size_t i = gate.begin; i < gate.end; ++i) {
-      gate_values_.push_back(values[i]);
       gate_sums_[gate_value++] += scale * static_cast<double>(gradients[i]);
     }
+  }
+  // The optimiser passes over these too, and what it makes of them is undone.
+  kept_values_.clear();
+  for (const Range& kept : kept_) {
+    kept_values_.insert(kept_values_.end(), values.begin() + static_cast<std::ptrdiff_t>(kept.begin),
+                        values.begin() + static_cast<std::ptrdiff_t>(kept.end));
   }
   if (options_.optimizer == LocalOptimizer::kAdamW) {
     StepAdamW(values, gradients, scale);
   } else {
     StepSgd(values, gradients, scale);
   }
-  gate_value = 0;
-  for (const Range& gate : gates_) {
-    for (std::size_t i = gate.begin; i < gate.end; ++i) values[i] = gate_values_[gate_value++];
+  auto value = kept_values_.begin();
+  for (const Range& kept : kept_) {
+    for (std::size_t i = kept.begin; i < kept.end; ++i) values[i] = *value++;
   }
   return norm;
 }

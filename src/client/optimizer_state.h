@@ -21,6 +21,7 @@ namespace fedmoe {
 //                                                 Loshchilov and Hutter, 2019 (arXiv 1711.05101)
 // A parameter whose gradient is zero steps too: momentum and decay are of the whole vector.
 // Parameters with a rate of their own (gates) stay, and step once: w <- w - gate_rate mean(g).
+// Parameters that are no weights (moments, biases moved by load) are left alone.
 class OptimizerState {
  public:
   // Positions [begin, end).
@@ -29,8 +30,9 @@ class OptimizerState {
     std::size_t end = 0;
   };
   // `gates`: where gates stand among the parameters; of no account without a gate_learning_rate.
+  // `left_alone`: what no step shall change.
   OptimizerState(const TrainingOptions& options, std::size_t parameters,
-                 std::vector<Range> gates = {});
+                 std::vector<Range> gates = {}, std::vector<Range> left_alone = {});
 
   // One step. The three spans have `parameters` floats, but `received` may be empty without
   // FedProx; `gradients` is overwritten. Returns ||g|| before clipping; where that is not finite,
@@ -45,7 +47,8 @@ class OptimizerState {
 
   TrainingOptions options_;
   std::vector<Range> gates_;  // that have the rate of their own
-  std::vector<float> gate_values_;
+  std::vector<Range> kept_;   // these and what is left alone
+  std::vector<float> kept_values_;
   std::vector<double> gate_sums_;  // of their gradients
   std::vector<float> first_;       // momentum buffer, or AdamW's m
   std::vector<float> second_;      // AdamW's v

@@ -25,22 +25,24 @@ bool UsesHeldMassLoss(const TaskAssignment& task, const ModelSpec& spec) {
          held > 0 && held < spec.experts;
 }
 
-// Where the gates stand in the model's values.
-std::vector<OptimizerState::Range> GatesOf(const MoeModel& model) {
+// Where the blocks `parts` of every MoE layer stand in the model's values.
+std::vector<OptimizerState::Range> RangesOf(const MoeModel& model,
+                                            const std::vector<std::string>& parts) {
   const ParameterStore& store = model.parameters();
   std::set<std::string> names;
   for (const FfnPlace& place : FfnPlaces(model.options())) {
-    if (place.layer >= 0) names.insert(place.prefix + "gate.weight");
+    if (place.layer < 0) continue;
+    for (const std::string& part : parts) names.insert(place.prefix + part);
   }
-  std::vector<OptimizerState::Range> gates;
+  std::vector<OptimizerState::Range> ranges;
   std::size_t offset = 0;
   for (const int index : store.HeldBlocks()) {
     const ParameterBlock& block = store.spec().blocks[static_cast<std::size_t>(index)];
     const auto elements = static_cast<std::size_t>(block.ElementCount());
-    if (names.contains(block.name)) gates.push_back({offset, offset + elements});
+    if (names.contains(block.name)) ranges.push_back({offset, offset + elements});
     offset += elements;
   }
-  return gates;
+  return ranges;
 }
 
 }  // namespace
@@ -114,7 +116,8 @@ TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source
       tally_(model.spec()),
       values_(FloatsOf(model.parameters().Values())),
       gradients_(FloatsOf(model.parameters().Gradients())),
-      optimizer_(task.training, values_.size(), GatesOf(model)),
+      optimizer_(task.training, values_.size(), RangesOf(model, {"gate.weight"}),
+                 RangesOf(model, {"gate.mean", "gate.square", "gate.bias"})),
       uses_held_mass_(UsesHeldMassLoss(task, model.spec())),
       // Where nothing is held the pass is without experts as it is.
       uses_trunk_loss_(task.training.trunk_lambda > 0.0 && !task.experts.empty()) {
@@ -211,7 +214,8 @@ PassOptions TrainingRun::OptionsOf(int epoch) const {
           .augment = {.random_flip = training.random_flip,
                       .random_crop = training.random_crop,
                       .random_shift = training.random_shift},
-          .augment_key = KeyFor(fmt::format("augment.{}", epoch))};
+          .augment_key = KeyFor(fmt::format("augment.{}", epoch)),
+          .last_label = model_.spec().tokens_per_example == 1};
 }
 
 bool TrainingRun::HoldsExpertOf(std::size_t layer) const {

@@ -24,6 +24,7 @@ void AddModel(const SchemaSection& section, ModelOptions& model) {
   section.Integer("inputs", model.inputs, {1, kMaxExtent});
   section.Integer("classes", model.classes, {1, kMaxExtent});
   section.Integer("channels", model.channels, {0, 1024});
+  section.Integer("embedding", model.embedding, {0, kMaxExtent});
   section.Integer("width", model.width, {1, kMaxExtent});
   section.Integer("depth", model.depth, {0, 256});
   section.Integer("heads", model.heads, {0, kMaxExtent});
@@ -51,6 +52,9 @@ void AddModel(const SchemaSection& section, ModelOptions& model) {
                          {{"token", GateInput::kToken},
                           {"sequence", GateInput::kSequence},
                           {"data", GateInput::kData}});
+  gate.Choice<GateNormalisation>("normalise", model.gate_normalisation,
+                                 {{"example", GateNormalisation::kExample},
+                                  {"population", GateNormalisation::kPopulation}});
   gate.Boolean("selection_bias", model.selection_bias);
   section.Choice<ExpertInitialization>(
       "expert_initialization", model.expert_initialization,
@@ -261,6 +265,13 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
                   fmt::format("model.upcycle.noise must be 0 without model.upcycle.checkpoint (got "
                               "{:g})",
                               config.upcycle.noise));
+  }
+  if (config.model.gate_normalisation == GateNormalisation::kPopulation &&
+      (config.run.aggregation.optimizer != ServerOptimizer::kFedAvg ||
+       config.run.aggregation.learning_rate != 1.0)) {
+    keys.Complain({"model.gate.normalise", "aggregation.optimizer", "aggregation.learning_rate"},
+                  "model.gate.normalise population needs aggregation.optimizer fedavg and "
+                  "aggregation.learning_rate 1: moments are averaged, not stepped");
   }
   if (participation.per_round != 0 && participation.per_round < participation.min_clients) {
     keys.Complain(

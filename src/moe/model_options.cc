@@ -19,6 +19,8 @@ const Names<GateMode> kGateModes = {{"shared_all", GateMode::kSharedAll},
                                     {"local", GateMode::kLocal}};
 const Names<GateInput> kGateInputs = {
     {"token", GateInput::kToken}, {"sequence", GateInput::kSequence}, {"data", GateInput::kData}};
+const Names<GateNormalisation> kGateNormalisations = {
+    {"example", GateNormalisation::kExample}, {"population", GateNormalisation::kPopulation}};
 const Names<ExpertInitialization> kInitializations = {{"alike", ExpertInitialization::kAlike},
                                                       {"apart", ExpertInitialization::kApart}};
 const Names<ExpertActivation> kActivations = {{"relu", ExpertActivation::kRelu},
@@ -68,6 +70,7 @@ std::vector<Field> Fields(ModelOptions& options) {
   return {Number("inputs", options.inputs),
           Number("classes", options.classes),
           Number("channels", options.channels),
+          Number("embedding", options.embedding),
           Number("width", options.width),
           Number("depth", options.depth),
           Number("heads", options.heads),
@@ -83,6 +86,7 @@ std::vector<Field> Fields(ModelOptions& options) {
           Number("zero_computation.constant", options.constant_experts),
           Choice("gate.mode", kGateModes, options.gate_mode),
           Choice("gate.input", kGateInputs, options.gate_input),
+          Choice("gate.normalise", kGateNormalisations, options.gate_normalisation),
           Choice("gate.selection_bias", kBooleans, options.selection_bias),
           Choice("expert_initialization", kInitializations, options.expert_initialization)};
 }
@@ -92,6 +96,17 @@ std::vector<Field> Fields(ModelOptions& options) {
 int ModelOptions::Depth() const {
   if (depth > 0 || preset == "moe_mlp") return depth;
   return preset == "moe_transformer" ? 4 : 1;
+}
+
+int ModelOptions::GateInputs() const {
+  switch (gate_input) {
+    case GateInput::kSequence:
+      return embedding;
+    case GateInput::kData:
+      return embedding > 0 ? classes : inputs;
+    default:
+      return width;
+  }
 }
 
 int ModelOptions::ImageSize() const {

@@ -16,20 +16,31 @@ enum class ExpertInitialization {
 
 // What the gate reads, standardised over the feature axis.
 enum class GateInput {
-  kToken,     // the features of the token itself
-  kSequence,  // their mean over the example's tokens (moe_transformer: over those so far)
-  kData,      // the model's own input; moe_mlp only
+  kToken,  // the features of the token itself
+  // Their mean over the example's tokens (moe_transformer: over those so far); of a moe_mlp that
+  // reads text the mean embedding.
+  kSequence,
+  kData,  // the model's own input, of text the share of each id in it; moe_mlp only
+};
+
+// How what the gate reads is brought to one scale.
+enum class GateNormalisation {
+  kExample,  // each token's by itself: standardised over the feature axis, no more
+  // Then each feature over the examples of all clients, by moments that clients measure and the
+  // coordinator merges, so that the gate does not see what all clients have in common.
+  kPopulation,
 };
 
 // docs/models.md says what each preset makes of them. 0 in `channels`, `depth`, `heads` and
-// `dense_width` stands for the preset's own choice; where a preset has no use for one, it must be
-// 0.
+// `dense_width` stands for the preset's own choice; where a preset has no use for one, or for
+// `embedding`, it must be 0.
 struct ModelOptions {
   std::string preset = "moe_mlp";
   int inputs = 32;   // features of an example, flattened; moe_transformer: positions of a window
   int classes = 8;   // moe_transformer: ids of the alphabet
   int channels = 0;  // moe_cnn: of the image; 0: 1
-  int width = 64;    // of a token's features
+  int embedding = 0;  // moe_mlp: features of an id of text; 0: inputs are numbers, not ids
+  int width = 64;     // of a token's features
   int depth = 0;  // moe_cnn: residual blocks a stage (0: 1); moe_transformer: decoder blocks (0: 4)
   int heads = 0;  // moe_transformer: of the attention; 0: one for each 32 features
   int moe_layers = 1;     // how many of the FFNs, the last ones, are MoE layers; 0: a dense model
@@ -46,6 +57,7 @@ struct ModelOptions {
   int constant_experts = 0;
   GateMode gate_mode = GateMode::kSharedAll;
   GateInput gate_input = GateInput::kToken;
+  GateNormalisation gate_normalisation = GateNormalisation::kExample;
   // A bias on each expert's selection, moved by its load (Wang et al., 2024, arXiv 2408.15664).
   bool selection_bias = false;
   ExpertInitialization expert_initialization = ExpertInitialization::kApart;
@@ -56,6 +68,10 @@ struct ModelOptions {
   int Heads() const { return heads > 0 ? heads : (width >= 64 ? width / 32 : 1); }
   int DenseWidth() const { return dense_width > 0 ? dense_width : expert_width; }
   int FreeExperts() const { return zero_experts + copy_experts + constant_experts; }
+  // What the model's input is: a window of ids, or numbers.
+  bool ReadsText() const { return preset == "moe_transformer" || embedding > 0; }
+  // moe_mlp: features that the gate reads.
+  int GateInputs() const;
   // moe_cnn: pixels on a side of the image.
   int ImageSize() const;
 };

@@ -9,6 +9,8 @@ namespace {
 
 constexpr double kStandardiseEpsilon = 1e-5;
 constexpr double kNormEpsilon = 1e-6;
+// Bounds by how much a feature that hardly varies is magnified.
+constexpr double kPopulationEpsilon = 1e-2;
 
 torch::Tensor NormalDraws(at::IntArrayRef shape, std::uint64_t key) {
   CounterRng rng(key);
@@ -54,6 +56,10 @@ MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const Par
       layer_(place.layer),
       gate_weight_(store.Named(place.prefix + "gate.weight")) {
   if (options.selection_bias) selection_bias_ = store.Named(place.prefix + "gate.bias").detach();
+  if (options.gate_normalisation == GateNormalisation::kPopulation) {
+    gate_mean_ = store.Named(place.prefix + "gate.mean").detach();
+    gate_square_ = store.Named(place.prefix + "gate.square").detach();
+  }
   const int first = place.layer * options.experts;
   const int rows = options.experts + options.FreeExperts();
   std::vector<std::int64_t> candidates;
@@ -78,8 +84,18 @@ MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const Par
   }
 }
 
-torch::Tensor MoeLayer::GateProbabilities(const torch::Tensor& read) const {
-  return torch::softmax(torch::linear(read, gate_weight_), 1);
+GateOutput MoeLayer::RunGate(const torch::Tensor& read) const {
+  GateOutput output;
+  if (gate_mean_.defined()) output.read = read.detach();
+  output.logits = torch::linear(Normalised(read), gate_weight_);
+  output.probabilities = torch::softmax(output.logits, 1);
+  return output;
+}
+
+torch::Tensor MoeLayer::Normalised(const torch::Tensor& read) const {
+  if (!gate_mean_.defined() || gate_square_.sum().item<float>() == 0.0F) return read;
+  const torch::Tensor variance = (gate_square_ - gate_mean_.square()).clamp_min(0.0);
+  return (read - gate_mean_) * torch::rsqrt(variance + kPopulationEpsilon);
 }
 
 torch::Tensor MoeLayer::ForwardShared(const torch::Tensor& tokens) const {
@@ -89,12 +105,12 @@ torch::Tensor MoeLayer::ForwardShared(const torch::Tensor& tokens) const {
 
 torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor& read,
                                 const ForwardOptions& options, GateOutput& output) const {
-  output.logits = torch::linear(read, gate_weight_);
-  output.probabilities = torch::softmax(output.logits, 1);
+  output = RunGate(read);
   output.candidates = candidates_;
   if (options.detached_gate) {
-    output.detached_logits =
-        read.requires_grad() ? torch::linear(read.detach(), gate_weight_) : output.logits;
+    output.detached_logits = read.requires_grad()
+                                 ? torch::linear(Normalised(read.detach()), gate_weight_)
+                                 : output.logits;
   }
   torch::Tensor result;
   const auto add = [&result](const torch::Tensor& part) {

@@ -7,7 +7,10 @@
 //   g = softmax over the chosen of r W_g                                        [t, k']
 //   output = sum over the chosen of g_e E_e(x)  +  FFN_shared(x)
 //
-// r is what the gate reads, W_g without a bias. E_e(x): an expert's FFN; 0 (zero); x (copy);
+// r is what the gate reads, W_g without a bias. With GateNormalisation::kPopulation each feature of
+// r is first (r - mean) / sqrt(square - mean^2 + 0.01), by the blocks gate.mean and gate.square,
+// which no gradient reaches; r as it is as long as gate.square is zero, that is not measured yet.
+// E_e(x): an expert's FFN; 0 (zero); x (copy);
 // m_1 x + m_2 v with [m_1, m_2] = softmax(W_c x) (constant). Gate rows: the experts, then zero,
 // copy and constant ones.
 #pragma once
@@ -30,6 +33,9 @@ struct GateOutput {
   // The same values from a detached gate input, so that a loss on them reaches the gate's weights
   // only. Undefined unless asked for.
   torch::Tensor detached_logits;
+  // What the gate was given, without autograd history: [t, gate inputs]. Undefined unless the
+  // normalisation is kPopulation.
+  torch::Tensor read;
   torch::Tensor candidates;  // [c] int64, ascending: the rows that may be chosen
   torch::Tensor selected;  // [t, k'] int64, rows chosen, k' = min(top_k, c); undefined where c is 0
   torch::Tensor weights;   // [t, k'] their gate weights, summing to 1; undefined likewise
@@ -57,19 +63,21 @@ class MoeLayer {
                         const ForwardOptions& options, GateOutput& output) const;
   // The shared expert alone: [t, width]; zeros where there is none.
   torch::Tensor ForwardShared(const torch::Tensor& tokens) const;
-  // The gate's probabilities alone: [t, rows].
-  torch::Tensor GateProbabilities(const torch::Tensor& read) const;
+  // The gate alone: `logits`, `probabilities` and `read` of its output.
+  GateOutput RunGate(const torch::Tensor& read) const;
   // Moves each candidate's selection bias by `rate` towards an even load: up where fewer than the
   // mean of the candidates' tokens chose it, down where more did. No-op without a bias.
   void UpdateSelectionBias(const GateOutput& output, double rate) const;
 
  private:
+  torch::Tensor Normalised(const torch::Tensor& read) const;
   void Choose(const ForwardOptions& options, GateOutput& output) const;
   torch::Tensor RunZeroComputation(const torch::Tensor& tokens, const GateOutput& output) const;
 
   ModelOptions options_;
   int layer_ = 0;
   torch::Tensor gate_weight_;
+  torch::Tensor gate_mean_, gate_square_;  // undefined without kPopulation
   torch::Tensor selection_bias_;        // undefined without
   torch::Tensor candidates_;            // [c] int64
   torch::Tensor positions_;             // [rows] int64: position in experts_, or -1

@@ -10,22 +10,42 @@ MoeMlp::MoeMlp(const ModelOptions& options, const ModelSpec& spec, std::vector<E
       trunk_bias_(store_.Named("trunk.bias")),
       norm_scale_(store_.Named("norm.scale")),
       head_weight_(store_.Named("head.weight")),
-      head_bias_(store_.Named("head.bias")) {}
-
-torch::Tensor MoeMlp::Features(const torch::Tensor& inputs) const {
-  return torch::relu(torch::linear(inputs, trunk_weight_, trunk_bias_));
+      head_bias_(store_.Named("head.bias")) {
+  if (options.embedding > 0) embedding_ = store_.Named("embedding.weight");
 }
 
-std::vector<torch::Tensor> MoeMlp::GateProbabilities(const torch::Tensor& inputs) const {
+torch::Tensor MoeMlp::Embed(const torch::Tensor& inputs) const {
+  return embedding_.defined() ? torch::embedding(embedding_, inputs) : inputs;
+}
+
+torch::Tensor MoeMlp::Features(const torch::Tensor& embedded) const {
+  return torch::relu(torch::linear(embedded.flatten(1), trunk_weight_, trunk_bias_));
+}
+
+torch::Tensor MoeMlp::Read(const torch::Tensor& inputs, const torch::Tensor& embedded,
+                           const torch::Tensor& features) const {
+  if (options_.gate_input == GateInput::kToken) return features;
+  if (options_.gate_input == GateInput::kSequence) return embedded.mean(1);
+  if (!embedding_.defined()) return inputs;
+  const torch::Tensor counts = torch::zeros({inputs.size(0), options_.classes});
+  const torch::Tensor share =
+      torch::full(inputs.sizes(), 1.0 / static_cast<double>(inputs.size(1)), torch::kFloat32);
+  return counts.scatter_add(1, inputs, share);
+}
+
+std::vector<GateOutput> MoeMlp::RunGates(const torch::Tensor& inputs) const {
   if (ffns_[0].layer == nullptr) return {};
-  const bool reads_data = options_.gate_input == GateInput::kData;
-  return {ffns_[0].layer->GateProbabilities(Standardise(reads_data ? inputs : Features(inputs)))};
+  const torch::Tensor embedded = Embed(inputs);
+  const torch::Tensor features =
+      options_.gate_input == GateInput::kToken ? Features(embedded) : torch::Tensor();
+  return {ffns_[0].layer->RunGate(Standardise(Read(inputs, embedded, features)))};
 }
 
 MoeOutput MoeMlp::Forward(const torch::Tensor& inputs, const ForwardOptions& options) const {
   MoeOutput output;
-  const torch::Tensor features = Features(inputs);
-  const auto read = [&] { return options_.gate_input == GateInput::kData ? inputs : features; };
+  const torch::Tensor embedded = Embed(inputs);
+  const torch::Tensor features = Features(embedded);
+  const auto read = [&] { return Read(inputs, embedded, features); };
   const torch::Tensor mixed = features + RunFfn(0, features, read, options, output);
   output.logits = torch::linear(RmsNorm(mixed, norm_scale_), head_weight_, head_bias_);
   return output;

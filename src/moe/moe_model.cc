@@ -21,12 +21,8 @@ MoeModel::MoeModel(const ModelOptions& options, const ModelSpec& spec,
   }
 }
 
-std::vector<torch::Tensor> MoeModel::GateProbabilities(const torch::Tensor& inputs) const {
-  std::vector<torch::Tensor> probabilities;
-  for (const GateOutput& layer : Forward(inputs).layers) {
-    probabilities.push_back(layer.probabilities);
-  }
-  return probabilities;
+std::vector<GateOutput> MoeModel::RunGates(const torch::Tensor& inputs) const {
+  return Forward(inputs).layers;
 }
 
 void MoeModel::UpdateSelectionBias(const MoeOutput& output, double rate) const {

@@ -25,11 +25,12 @@ class MoeModel {
   MoeModel(const MoeModel&) = delete;
   MoeModel& operator=(const MoeModel&) = delete;
 
-  // inputs: [examples, inputs] float32; of moe_transformer [examples, positions] int64 ids.
+  // inputs: [examples, inputs] float32; of a model that reads text [examples, positions] int64 ids.
   virtual MoeOutput Forward(const torch::Tensor& inputs,
                             const ForwardOptions& options = {}) const = 0;
-  // By MoE layer, [t, rows]: the gates alone where the preset can do without running an expert.
-  virtual std::vector<torch::Tensor> GateProbabilities(const torch::Tensor& inputs) const;
+  // By MoE layer: the gates alone (GateOutput::logits, probabilities, read) where the preset can do
+  // without running an expert, else all of Forward.
+  virtual std::vector<GateOutput> RunGates(const torch::Tensor& inputs) const;
   // Of every layer, after a step.
   void UpdateSelectionBias(const MoeOutput& output, double rate) const;
   // See ParameterStore.

@@ -1,13 +1,16 @@
 // moe_mlp as blocks.
+#include <algorithm>
+
 #include "moe/preset_blocks.h"
 
 namespace fedmoe {
 
 ModelSpec BuildMoeMlp(const ModelOptions& options) {
-  const double inputs = options.inputs;
+  const int features = options.inputs * std::max(options.embedding, 1);  // of the trunk's input
+  const double inputs = features;
   const double width = options.width;
   const double classes = options.classes;
-  const int gate_inputs = options.gate_input == GateInput::kData ? options.inputs : options.width;
+  const int gate_inputs = options.GateInputs();
 
   ModelSpec spec;
   const TokenCost ffn = TrunkFfnCost(options, gate_inputs);
@@ -15,8 +18,12 @@ ModelSpec BuildMoeMlp(const ModelOptions& options) {
   spec.trunk_activations = 4.0 * width + inputs + 2.0 * classes + ffn.activations;
 
   std::vector<ParameterBlock>& blocks = spec.blocks;
-  blocks.push_back(TrunkBlock("trunk.weight", {options.width, options.inputs},
-                              Initializer::kUniform, ReluBound(options.inputs)));
+  if (options.embedding > 0) {
+    blocks.push_back(TrunkBlock("embedding.weight", {options.classes, options.embedding},
+                                Initializer::kNormal, 1.0));
+  }
+  blocks.push_back(TrunkBlock("trunk.weight", {options.width, features}, Initializer::kUniform,
+                              ReluBound(inputs)));
   blocks.push_back(TrunkBlock("trunk.bias", {options.width}, Initializer::kZeros, 0.0));
   // Halved: the output is added to the trunk's features, which it should not drown at the start.
   for (const FfnPlace& place : FfnPlaces(options)) AddFfn(options, place, gate_inputs, 0.5, blocks);

@@ -58,10 +58,11 @@ Status CheckMlp(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "depth", options.depth));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
-  if (options.gate_input != GateInput::kSequence) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(CheckExtent("embedding", options.embedding, 0, kMaxExtent));
+  if (options.gate_input != GateInput::kSequence || options.embedding > 0) return Status::Ok();
   return InvalidArgument(
-      "model.gate.input must be token or data for moe_mlp (got sequence): an "
-      "example is one token");
+      "model.gate.input must be token or data for moe_mlp without model.embedding (got sequence): "
+      "an example is one token");
 }
 
 Status CheckNotData(const ModelOptions& options) {
@@ -72,6 +73,7 @@ Status CheckNotData(const ModelOptions& options) {
 
 Status CheckCnn(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "embedding", options.embedding));
   FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
   FEDMOE_RETURN_IF_ERROR(CheckExtent("channels", options.channels, 0, kMaxChannels));
   const int size = options.ImageSize();
@@ -88,6 +90,7 @@ Status CheckCnn(const ModelOptions& options) {
 
 Status CheckTransformer(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
+  FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "embedding", options.embedding));
   FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
   FEDMOE_RETURN_IF_ERROR(CheckExtent("heads", options.heads, 0, options.width));
   if (options.width % (2 * options.Heads()) == 0) return Status::Ok();

@@ -154,6 +154,11 @@ INSTANTIATE_TEST_SUITE_P(
              "fleet:\nalignment:\n  exploration:\n    strategy: contextual\n",
              "x.yaml:4: alignment.exploration.strategy contextual predicts loss or accuracy: "
              "fitness.signal must be loss, accuracy or sum (got affinity)"},
+        Case{"MomentsAreNotStepped",
+             "fleet:\nmodel:\n  gate:\n    normalise: population\naggregation:\n"
+             "  learning_rate: 0.5\n",
+             "x.yaml:4: model.gate.normalise population needs aggregation.optimizer fedavg and "
+             "aggregation.learning_rate 1: moments are averaged, not stepped"},
         Case{"Deterministic", "fleet:\nrun:\n  deterministic: true\n",
              "x.yaml:3: run.deterministic needs declared capacity: set fleet.capacity.measure to "
              "false"},

@@ -51,13 +51,14 @@ TEST(ModelOptionsText, CarriesEveryOption) {
   options.constant_experts = 3;
   options.gate_mode = GateMode::kLocal;
   options.gate_input = GateInput::kSequence;
+  options.gate_normalisation = GateNormalisation::kPopulation;
   options.selection_bias = true;
   options.expert_initialization = ExpertInitialization::kAlike;
   const std::map<std::string, std::string> text = ModelOptionsText(options);
   const std::map<std::string, std::string> defaults = ModelOptionsText(ModelOptions());
-  EXPECT_EQ(text.size(), 20U);
+  EXPECT_EQ(text.size(), 22U);
   for (const auto& [key, value] : text) {
-    EXPECT_EQ(value == defaults.at(key), key == "channels") << key;
+    EXPECT_EQ(value == defaults.at(key), key == "channels" || key == "embedding") << key;
   }
   EXPECT_EQ(text.at("expert_activation"), "swiglu");
   EXPECT_EQ(text.at("gate.input"), "sequence");

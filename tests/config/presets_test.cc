@@ -65,6 +65,29 @@ TEST(PresetsTest, BlocksHaveTheirNamesAndShapesInOrder) {
                   "experts.1.down.bias 4", "norm.scale 4", "head.weight 3 4", "head.bias 3"));
 }
 
+TEST(PresetsTest, AnMlpThatReadsTextEmbedsEveryIdOfTheWindow) {
+  ModelOptions options = Small();
+  options.embedding = 2;
+  options.gate_normalisation = GateNormalisation::kPopulation;
+  const auto first = [&](GateInput input) {
+    options.gate_input = input;
+    std::vector<std::string> lines = Lines(Build(options));
+    lines.resize(6);
+    return lines;
+  };
+  EXPECT_THAT(first(GateInput::kToken),
+              ElementsAre("embedding.weight 3 2", "trunk.weight 4 10", "trunk.bias 4",
+                          "gate.weight 2 4", "gate.mean 4", "gate.square 4"));
+  EXPECT_EQ(first(GateInput::kSequence)[3], "gate.weight 2 2");
+  EXPECT_EQ(first(GateInput::kData)[3], "gate.weight 2 3");
+  EXPECT_EQ(first(GateInput::kData)[4], "gate.mean 3");
+  options.gate_mode = GateMode::kLocal;  // what is common stays common
+  const ModelSpec spec = Build(options);
+  EXPECT_EQ(spec.blocks[spec.Find("gate.weight")].owner, BlockOwner::kClient);
+  EXPECT_EQ(spec.blocks[spec.Find("gate.mean")].owner, BlockOwner::kTrunk);
+  EXPECT_THAT(Values(spec, "gate.square"), ElementsAre(0.0F, 0.0F, 0.0F));
+}
+
 TEST(PresetsTest, TheSpecIsValidAndCarriesTheOptions) {
   const ModelSpec spec = Build(Small());
   EXPECT_TRUE(ValidateModelSpec(spec).ok()) << ValidateModelSpec(spec).message();
@@ -413,14 +436,23 @@ TEST(PresetErrors, KeysThatMlpHasNoUseFor) {
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = 4; }),
             "model.heads is not a key of moe_mlp (got 4); leave it out");
   EXPECT_EQ(with([](ModelOptions& o) { o.gate_input = GateInput::kSequence; }),
-            "model.gate.input must be token or data for moe_mlp (got sequence): an example is one "
-            "token");
+            "model.gate.input must be token or data for moe_mlp without model.embedding (got "
+            "sequence): an example is one token");
+  EXPECT_EQ(with([](ModelOptions& o) { o.embedding = -1; }),
+            "model.embedding must be 0 to 1048576 (got -1)");
+  EXPECT_EQ(with([](ModelOptions& o) {
+              o.embedding = 1;
+              o.gate_input = GateInput::kSequence;
+            }),
+            "accepted");
 }
 
 TEST(PresetErrors, OfCnn) {
   const auto with = [](auto change) { return Refusal(SmallCnn(), change); };
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = 2; }),
             "model.heads is not a key of moe_cnn (got 2); leave it out");
+  EXPECT_EQ(with([](ModelOptions& o) { o.embedding = 2; }),
+            "model.embedding is not a key of moe_cnn (got 2); leave it out");
   EXPECT_EQ(with([](ModelOptions& o) { o.gate_input = GateInput::kData; }),
             "model.gate.input must be token or sequence for moe_cnn (got data)");
   EXPECT_EQ(with([](ModelOptions& o) { o.channels = -1; }),
@@ -442,6 +474,8 @@ TEST(PresetErrors, OfTransformer) {
   const auto with = [](auto change) { return Refusal(SmallTransformer(), change); };
   EXPECT_EQ(with([](ModelOptions& o) { o.channels = 1; }),
             "model.channels is not a key of moe_transformer (got 1); leave it out");
+  EXPECT_EQ(with([](ModelOptions& o) { o.embedding = 2; }),
+            "model.embedding is not a key of moe_transformer (got 2); leave it out");
   EXPECT_EQ(with([](ModelOptions& o) { o.gate_input = GateInput::kData; }),
             "model.gate.input must be token or sequence for moe_transformer (got data)");
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = -1; }), "model.heads must be 0 to 4 (got -1)");

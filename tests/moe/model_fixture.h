@@ -44,7 +44,7 @@ inline torch::Tensor RandomIds(at::IntArrayRef shape, int classes, CounterRng& r
 // What the preset takes: `examples` of them.
 inline torch::Tensor RandomInputs(const ModelOptions& options, std::int64_t examples,
                                   CounterRng& rng) {
-  if (options.preset == "moe_transformer") {
+  if (options.ReadsText()) {
     return RandomIds({examples, options.inputs}, options.classes, rng);
   }
   return RandomTensor({examples, options.inputs}, rng);

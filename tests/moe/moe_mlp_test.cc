@@ -49,8 +49,9 @@ void ExpectEqualsReference(const ModelOptions& options, const MoeMlp& model,
   const GateOutput& gate = output.layers[0];
   ASSERT_EQ(gate.selected.defined(), !model.held().empty());
   const torch::Tensor detached = torch::softmax(gate.detached_logits, 1);
+  const torch::Tensor numbers = inputs.to(torch::kFloat64);
   for (std::int64_t row = 0; row < inputs.size(0); ++row) {
-    const float* input = inputs[row].data_ptr<float>();
+    const auto* input = numbers[row].data_ptr<double>();
     const ReferenceOutput expected = reference.Forward(Vector(input, input + options.inputs));
     for (int c = 0; c < options.classes; ++c) {
       const double want = expected.logits[static_cast<std::size_t>(c)];
@@ -84,12 +85,22 @@ TEST(MoeMlp, EqualsThePlainLoopInFloat64) {
     options.top_k =
         1 + static_cast<int>(rng.NextBelow(static_cast<std::uint64_t>(options.experts)));
     options.gate_input = rng.NextBelow(2) == 0 ? GateInput::kToken : GateInput::kData;
+    if (seed % 2 == 0) {  // text
+      options.embedding = 2 + static_cast<int>(rng.NextBelow(5));
+      options.classes = options.inputs + 2;  // equal shares of all ids would leave nothing to rank
+      if (seed % 3 == 0) options.gate_input = GateInput::kSequence;
+    }
+    if (seed % 5 < 2) options.gate_normalisation = GateNormalisation::kPopulation;
     std::vector<ExpertIndex> held;  // often fewer than top_k, sometimes none or all
     for (int e = 0; e < options.experts; ++e) {
       if (rng.NextBelow(5) < seed % 6) held.push_back(e);
     }
     const MoeMlp model(options, SpecOf(options), held);
     FillNormal(model.parameters().Values(), rng, 0.7);
+    if (seed % 5 == 0) {  // moments that were not measured yet
+      const torch::NoGradGuard no_gradient;
+      model.parameters().Named("gate.square").zero_();
+    }
     const auto rows = static_cast<std::int64_t>(1 + rng.NextBelow(20));
     ExpectEqualsReference(options, model, RandomInputs(options, rows, rng));
     if (HasFatalFailure()) return;
@@ -98,10 +109,12 @@ TEST(MoeMlp, EqualsThePlainLoopInFloat64) {
 
 TEST(MoeMlp, AgreesWithTheSpecNameByNameInEveryGateMode) {
   for (const GateMode mode : {GateMode::kSharedAll, GateMode::kSharedRows, GateMode::kLocal}) {
-    for (const GateInput input : {GateInput::kToken, GateInput::kData}) {
+    for (const GateInput input : {GateInput::kToken, GateInput::kSequence, GateInput::kData}) {
       ModelOptions options = SmallOptions();
       options.gate_mode = mode;
       options.gate_input = input;
+      options.embedding = input == GateInput::kSequence ? 3 : 0;
+      if (mode == GateMode::kLocal) options.gate_normalisation = GateNormalisation::kPopulation;
       const ModelSpec spec = SpecOf(options);
       const MoeMlp model(options, spec, {0, 1, 2, 3, 4});
       ASSERT_EQ(model.parameters().HeldBlocks().size(), spec.blocks.size());
@@ -113,8 +126,10 @@ TEST(MoeMlp, AgreesWithTheSpecNameByNameInEveryGateMode) {
         EXPECT_EQ(model.parameters().HeldBlocks()[i], static_cast<int>(i));
         const torch::Tensor parameter = model.parameters().Parameter(static_cast<int>(i));
         EXPECT_EQ(parameter.sizes().vec(), spec.blocks[i].shape);
-        // Every block of the spec takes part in the forward pass.
-        EXPECT_GT(parameter.grad().abs().sum().item<float>(), 0.0F);
+        // Every block of the spec takes part in the forward pass; moments have no gradient.
+        const bool moment =
+            spec.blocks[i].name == "gate.mean" || spec.blocks[i].name == "gate.square";
+        EXPECT_EQ(parameter.grad().abs().sum().item<float>() > 0.0F, !moment);
       }
     }
   }
@@ -188,6 +203,26 @@ TEST(MoeMlp, HeldMassLossTrainsEveryGateRowAndNothingElse) {
   }
 }
 
+// A population of one place would be seen as zero.
+TEST(MoeMlp, ThePopulationsMomentsHideWhatAllExamplesHaveInCommon) {
+  ModelOptions options = SmallOptions();
+  options.gate_input = GateInput::kData;
+  options.gate_normalisation = GateNormalisation::kPopulation;
+  const MoeMlp model(options, SpecOf(options), {0, 1, 2, 3, 4});
+  CounterRng rng(16);
+  FillNormal(model.parameters().Values(), rng, 0.7);
+  const torch::Tensor inputs = RandomInputs(options, 1, rng);
+  const GateOutput before = model.RunGates(inputs).at(0);
+  EXPECT_TRUE(before.read.equal(Standardise(inputs)));
+  {
+    const torch::NoGradGuard no_gradient;
+    model.parameters().Named("gate.mean").copy_(before.read[0]);
+    model.parameters().Named("gate.square").copy_(before.read[0].square());
+  }
+  EXPECT_EQ(model.RunGates(inputs).at(0).logits.abs().max().item<float>(), 0.0F);
+  EXPECT_GT(before.logits.abs().max().item<float>(), 0.0F);
+}
+
 TEST(MoeMlp, ComputesTheDetachedGateOnlyWhenAsked) {
   const ModelOptions options = SmallOptions();
   const MoeMlp model(options, SpecOf(options), {1, 2});
@@ -196,7 +231,8 @@ TEST(MoeMlp, ComputesTheDetachedGateOnlyWhenAsked) {
   const torch::Tensor inputs = RandomInputs(options, 3, rng);
   const MoeOutput output = model.Forward(inputs);
   EXPECT_FALSE(output.layers[0].detached_logits.defined());
-  EXPECT_TRUE(output.layers[0].probabilities.equal(model.GateProbabilities(inputs).at(0)));
+  EXPECT_FALSE(output.layers[0].read.defined());
+  EXPECT_TRUE(output.layers[0].probabilities.equal(model.RunGates(inputs).at(0).probabilities));
 }
 
 TEST(MoeMlp, AnExpertWithoutTokensHasNoGradient) {

@@ -30,7 +30,13 @@ struct ReferenceMoe {
   std::vector<ExpertIndex> held;
   std::map<std::string, Vector> blocks;  // row-major, by the name in the spec
 
+  // input: of text the ids of a window.
   ReferenceOutput Forward(std::span<const double> input) const;
+
+ private:
+  Vector Embed(std::span<const double> input) const;
+  // What the gate reads, normalised.
+  Vector Read(std::span<const double> input, const Vector& embedded, const Vector& features) const;
 };
 
 inline Vector Softmax(const Vector& logits) {
@@ -69,13 +75,51 @@ inline Vector Standardise(std::span<const double> values) {
   return result;
 }
 
+inline Vector ReferenceMoe::Embed(std::span<const double> input) const {
+  if (options.embedding == 0) return {input.begin(), input.end()};
+  const Vector& table = blocks.at("embedding.weight");
+  Vector embedded;
+  for (const double id : input) {
+    for (int i = 0; i < options.embedding; ++i) {
+      embedded.push_back(table[static_cast<std::size_t>(id) * options.embedding + i]);
+    }
+  }
+  return embedded;
+}
+
+inline Vector ReferenceMoe::Read(std::span<const double> input, const Vector& embedded,
+                                 const Vector& features) const {
+  Vector read;
+  const double share = 1.0 / static_cast<double>(input.size());
+  if (options.gate_input == GateInput::kToken) {
+    read = features;
+  } else if (options.embedding == 0) {
+    read = embedded;
+  } else if (options.gate_input == GateInput::kSequence) {
+    read.assign(static_cast<std::size_t>(options.embedding), 0.0);
+    for (std::size_t i = 0; i < embedded.size(); ++i) read[i % read.size()] += share * embedded[i];
+  } else {
+    read.assign(static_cast<std::size_t>(options.classes), 0.0);
+    for (const double id : input) read[static_cast<std::size_t>(id)] += share;
+  }
+  read = Standardise(read);
+  if (options.gate_normalisation == GateNormalisation::kExample) return read;
+  const Vector& mean = blocks.at("gate.mean");
+  const Vector& square = blocks.at("gate.square");
+  if (std::accumulate(square.begin(), square.end(), 0.0) == 0.0) return read;
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    const double variance = std::max(0.0, square[i] - mean[i] * mean[i]);
+    read[i] = (read[i] - mean[i]) / std::sqrt(variance + 0.01);
+  }
+  return read;
+}
+
 inline ReferenceOutput ReferenceMoe::Forward(std::span<const double> input) const {
   ReferenceOutput output;
-  const Vector features = Relu(Linear(blocks.at("trunk.weight"), input, &blocks.at("trunk.bias")));
-  const bool reads_token = options.gate_input == GateInput::kToken;
-  output.gate_logits =
-      Linear(blocks.at("gate.weight"),
-             Standardise(reads_token ? std::span<const double>(features) : input), nullptr);
+  const Vector embedded = Embed(input);
+  const Vector features =
+      Relu(Linear(blocks.at("trunk.weight"), embedded, &blocks.at("trunk.bias")));
+  output.gate_logits = Linear(blocks.at("gate.weight"), Read(input, embedded, features), nullptr);
   output.gate_probabilities = Softmax(output.gate_logits);
 
   Vector mixed = features;

@@ -26,6 +26,20 @@ inline ModelOptions SmallTransformer() {
   return options;
 }
 
+// One token an example: a window of MakeText.
+inline ModelOptions SmallTextMlp() {
+  ModelOptions options;
+  options.inputs = 8;
+  options.classes = 5;
+  options.embedding = 3;
+  options.width = 16;
+  options.expert_width = 12;
+  options.experts = 4;
+  options.gate_input = GateInput::kData;
+  options.gate_normalisation = GateNormalisation::kPopulation;
+  return options;
+}
+
 inline ModelOptions SmallCnn() {
   ModelOptions options;
   options.preset = "moe_cnn";

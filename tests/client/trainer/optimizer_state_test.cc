@@ -148,6 +148,28 @@ TEST(OptimizerState, FedProxPullsTowardsTheReceivedValues) {
   EXPECT_EQ(values, (Floats{2.0F, 0.0F}));
 }
 
+TEST(OptimizerState, WhatIsNoWeightIsLeftAlone) {
+  for (const LocalOptimizer kind : {LocalOptimizer::kSgd, LocalOptimizer::kAdamW}) {
+    TrainingOptions options = PlainSgd(0.1);
+    options.optimizer = kind;
+    options.weight_decay = 0.5;
+    options.gate_learning_rate = 1.0;
+    OptimizerState optimizer(options, 4, {{0, 1}}, {{2, 3}});
+    Floats values = {1.0F, 1.0F, 1.0F, 1.0F};
+    for (int step = 0; step < 2; ++step) {
+      Floats gradients = {0.25F, 0.25F, 0.25F, 0.25F};
+      optimizer.Step(values, gradients, {});
+    }
+    EXPECT_EQ(values[0], 1.0F);
+    EXPECT_LT(values[1], 1.0F);
+    EXPECT_EQ(values[2], 1.0F);
+    EXPECT_EQ(values[3], values[1]);
+    optimizer.Finish(values);
+    EXPECT_EQ(values[0], 0.75F);
+    EXPECT_EQ(values[2], 1.0F);
+  }
+}
+
 TEST(OptimizerState, AGradientThatIsNotFiniteChangesNothing) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
