@@ -252,10 +252,9 @@ struct LocalTrainer::Implementation {
       const char* setting = options.preset != "moe_mlp" ? ""
                             : reads_text                ? " with model.embedding"
                                                         : " without model.embedding";
-      return InvalidArgument(fmt::format(
-          "data '{}' is {}, model.preset {} takes {}{}", data.name,
-          data.IsText() ? "text" : "not text", options.preset,
-          reads_text ? "text" : "images or tables", setting));
+      return InvalidArgument(fmt::format("data '{}' is {}, model.preset {} takes {}{}", data.name,
+                                         data.IsText() ? "text" : "not text", options.preset,
+                                         reads_text ? "text" : "images or tables", setting));
     }
     if (data.ExampleElements() == options.inputs && data.classes == options.classes) {
       return Status::Ok();

@@ -59,7 +59,8 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   // The optimiser passes over these too, and what it makes of them is undone.
   kept_values_.clear();
   for (const Range& kept : kept_) {
-    kept_values_.insert(kept_values_.end(), values.begin() + static_cast<std::ptrdiff_t>(kept.begin),
+    kept_values_.insert(kept_values_.end(),
+                        values.begin() + static_cast<std::ptrdiff_t>(kept.begin),
                         values.begin() + static_cast<std::ptrdiff_t>(kept.end));
   }
   if (options_.optimizer == LocalOptimizer::kAdamW) {

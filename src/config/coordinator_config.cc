@@ -52,9 +52,9 @@ void AddModel(const SchemaSection& section, ModelOptions& model) {
                          {{"token", GateInput::kToken},
                           {"sequence", GateInput::kSequence},
                           {"data", GateInput::kData}});
-  gate.Choice<GateNormalisation>("normalise", model.gate_normalisation,
-                                 {{"example", GateNormalisation::kExample},
-                                  {"population", GateNormalisation::kPopulation}});
+  gate.Choice<GateNormalisation>(
+      "normalise", model.gate_normalisation,
+      {{"example", GateNormalisation::kExample}, {"population", GateNormalisation::kPopulation}});
   gate.Boolean("selection_bias", model.selection_bias);
   section.Choice<ExpertInitialization>(
       "expert_initialization", model.expert_initialization,

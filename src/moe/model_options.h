@@ -36,9 +36,9 @@ enum class GateNormalisation {
 // `embedding`, it must be 0.
 struct ModelOptions {
   std::string preset = "moe_mlp";
-  int inputs = 32;   // features of an example, flattened; moe_transformer: positions of a window
-  int classes = 8;   // moe_transformer: ids of the alphabet
-  int channels = 0;  // moe_cnn: of the image; 0: 1
+  int inputs = 32;    // features of an example, flattened; moe_transformer: positions of a window
+  int classes = 8;    // moe_transformer: ids of the alphabet
+  int channels = 0;   // moe_cnn: of the image; 0: 1
   int embedding = 0;  // moe_mlp: features of an id of text; 0: inputs are numbers, not ids
   int width = 64;     // of a token's features
   int depth = 0;  // moe_cnn: residual blocks a stage (0: 1); moe_transformer: decoder blocks (0: 4)

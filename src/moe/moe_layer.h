@@ -78,11 +78,11 @@ class MoeLayer {
   int layer_ = 0;
   torch::Tensor gate_weight_;
   torch::Tensor gate_mean_, gate_square_;  // undefined without kPopulation
-  torch::Tensor selection_bias_;        // undefined without
-  torch::Tensor candidates_;            // [c] int64
-  torch::Tensor positions_;             // [rows] int64: position in experts_, or -1
-  std::vector<FfnParameters> experts_;  // held, ascending
-  std::vector<FfnParameters> shared_;   // one or none
+  torch::Tensor selection_bias_;           // undefined without
+  torch::Tensor candidates_;               // [c] int64
+  torch::Tensor positions_;                // [rows] int64: position in experts_, or -1
+  std::vector<FfnParameters> experts_;     // held, ascending
+  std::vector<FfnParameters> shared_;      // one or none
   struct Constant {
     torch::Tensor mix;    // [2, width]
     torch::Tensor value;  // [width]

@@ -49,8 +49,7 @@ void AddGate(const ModelOptions& options, const FfnPlace& place, int gate_inputs
   add(std::move(weight));
   if (options.gate_normalisation == GateNormalisation::kPopulation) {
     for (const char* moment : {"gate.mean", "gate.square"}) {
-      blocks.push_back(
-          TrunkBlock(place.prefix + moment, {gate_inputs}, Initializer::kZeros, 0.0));
+      blocks.push_back(TrunkBlock(place.prefix + moment, {gate_inputs}, Initializer::kZeros, 0.0));
     }
   }
   if (options.selection_bias) {

@@ -73,7 +73,8 @@ TEST_F(DeepTrainerTest, TheGatesMomentsFollowTheClientsOwnData) {
   UseModel(SmallTextMlp());
   task_.training.optimizer = LocalOptimizer::kAdamW;
   task_.training.weight_decay = 0.5;
-  const auto text_trainer = TrainerOf(MakeText(40));  // each id 8 times in 40, so in 8 once or twice
+  const auto text_trainer =
+      TrainerOf(MakeText(40));  // each id 8 times in 40, so in 8 once or twice
   const TrainResult first = Train(*text_trainer);
   // Shares of a window: 2/8 for three ids in a row, 1/8 for the others; each id is among the three
   // in three windows of five. Standardised: mean 0.2, variance 0.00375.
