@@ -101,9 +101,9 @@ int ModelOptions::Depth() const {
 int ModelOptions::GateInputs() const {
   switch (gate_input) {
     case GateInput::kSequence:
-      return embedding;
+      return preset == "moe_mlp" ? embedding : width;
     case GateInput::kData:
-      return embedding > 0 ? classes : inputs;
+      return ReadsText() ? classes : inputs;
     default:
       return width;
   }

@@ -20,7 +20,9 @@ enum class GateInput {
   // Their mean over the example's tokens (moe_transformer: over those so far); of a moe_mlp that
   // reads text the mean embedding.
   kSequence,
-  kData,  // the model's own input, of text the share of each id in it; moe_mlp only
+  // The model's own input; of text the share of each id in the window (moe_transformer: so far). Not
+  // of moe_cnn.
+  kData,
 };
 
 // How what the gate reads is brought to one scale.
@@ -70,7 +72,7 @@ struct ModelOptions {
   int FreeExperts() const { return zero_experts + copy_experts + constant_experts; }
   // What the model's input is: a window of ids, or numbers.
   bool ReadsText() const { return preset == "moe_transformer" || embedding > 0; }
-  // moe_mlp: features that the gate reads.
+  // Features that the gate reads.
   int GateInputs() const;
   // moe_cnn: pixels on a side of the image.
   int ImageSize() const;

@@ -47,9 +47,7 @@ MoeOutput MoeTransformer::Forward(const torch::Tensor& inputs,
     features = features + Attend(block, RmsNorm(features, block.attention_norm_scale));
     const torch::Tensor normed = RmsNorm(features, block.ffn_norm_scale);
     const torch::Tensor tokens = normed.view({-1, width});
-    const auto read = [&] {
-      return options_.gate_input == GateInput::kToken ? tokens : RunningMean(normed);
-    };
+    const auto read = [&] { return Read(inputs, normed); };
     features = features + RunFfn(i, tokens, read, options, output).view_as(features);
   }
   output.logits = torch::linear(RmsNorm(features, norm_scale_).view({-1, width}), head_weight_);
@@ -85,9 +83,20 @@ torch::Tensor MoeTransformer::Rotate(const torch::Tensor& heads) const {
   return torch::cat({first * cosine - second * sine, second * cosine + first * sine}, 3);
 }
 
-torch::Tensor MoeTransformer::RunningMean(const torch::Tensor& tokens) const {
-  const torch::Tensor counts = counts_.narrow(0, 0, tokens.size(1));
-  return (tokens.cumsum(1) / counts).view({-1, tokens.size(2)});
+torch::Tensor MoeTransformer::Read(const torch::Tensor& inputs, const torch::Tensor& normed) const {
+  switch (options_.gate_input) {
+    case GateInput::kSequence:
+      return RunningMean(normed);
+    case GateInput::kData:
+      return RunningMean(torch::one_hot(inputs, options_.classes).to(torch::kFloat32));
+    default:
+      return normed.view({-1, options_.width});
+  }
+}
+
+torch::Tensor MoeTransformer::RunningMean(const torch::Tensor& features) const {
+  const torch::Tensor counts = counts_.narrow(0, 0, features.size(1));
+  return (features.cumsum(1) / counts).view({-1, features.size(2)});
 }
 
 }  // namespace fedmoe

@@ -32,8 +32,11 @@ class MoeTransformer final : public MoeModel {
   };
   torch::Tensor Attend(const Block& block, const torch::Tensor& features) const;
   torch::Tensor Rotate(const torch::Tensor& heads) const;
-  // What a gate on the sequence reads: [examples * positions, width].
-  torch::Tensor RunningMean(const torch::Tensor& tokens) const;
+  // What the gate of a layer reads: [examples * positions, gate inputs]. normed: the features that
+  // its FFN gets, [examples, positions, width].
+  torch::Tensor Read(const torch::Tensor& inputs, const torch::Tensor& normed) const;
+  // Over the positions so far: [examples * positions, features].
+  torch::Tensor RunningMean(const torch::Tensor& features) const;
 
   torch::Tensor embedding_, norm_scale_, head_weight_;
   std::vector<Block> blocks_;

@@ -38,12 +38,13 @@ ModelSpec BuildMoeTransformer(const ModelOptions& options) {
     linear(prefix + "attention.query_key_value", 3 * options.width, 1.0);
     linear(prefix + "attention.output", options.width, branch_scale);
     norm(prefix + "ffn_norm");
-    AddFfn(options, places[static_cast<std::size_t>(i)], options.width, branch_scale, blocks);
+    AddFfn(options, places[static_cast<std::size_t>(i)], options.GateInputs(), branch_scale,
+           blocks);
   }
   norm("norm");
   linear("head", options.classes, 0.5);
 
-  const TokenCost ffn = TrunkFfnCost(options, options.width);
+  const TokenCost ffn = TrunkFfnCost(options, options.GateInputs());
   const double attention_flops = 2.0 * (4.0 * width * width + 2.0 * context * width);
   const double attention_activations = 8.0 * width + 2.0 * options.Heads() * context;
   spec.tokens_per_example = options.inputs;

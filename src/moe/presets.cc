@@ -65,16 +65,12 @@ Status CheckMlp(const ModelOptions& options) {
       "an example is one token");
 }
 
-Status CheckNotData(const ModelOptions& options) {
-  if (options.gate_input != GateInput::kData) return Status::Ok();
-  return InvalidArgument(
-      fmt::format("model.gate.input must be token or sequence for {} (got data)", options.preset));
-}
-
 Status CheckCnn(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "embedding", options.embedding));
-  FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
+  if (options.gate_input == GateInput::kData) {
+    return InvalidArgument("model.gate.input must be token or sequence for moe_cnn (got data)");
+  }
   FEDMOE_RETURN_IF_ERROR(CheckExtent("channels", options.channels, 0, kMaxChannels));
   const int size = options.ImageSize();
   if (size < kLeastImage || size * size * options.Channels() != options.inputs) {
@@ -91,7 +87,6 @@ Status CheckCnn(const ModelOptions& options) {
 Status CheckTransformer(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "embedding", options.embedding));
-  FEDMOE_RETURN_IF_ERROR(CheckNotData(options));
   FEDMOE_RETURN_IF_ERROR(CheckExtent("heads", options.heads, 0, options.width));
   if (options.width % (2 * options.Heads()) == 0) return Status::Ok();
   return InvalidArgument(

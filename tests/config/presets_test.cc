@@ -476,8 +476,6 @@ TEST(PresetErrors, OfTransformer) {
             "model.channels is not a key of moe_transformer (got 1); leave it out");
   EXPECT_EQ(with([](ModelOptions& o) { o.embedding = 2; }),
             "model.embedding is not a key of moe_transformer (got 2); leave it out");
-  EXPECT_EQ(with([](ModelOptions& o) { o.gate_input = GateInput::kData; }),
-            "model.gate.input must be token or sequence for moe_transformer (got data)");
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = -1; }), "model.heads must be 0 to 4 (got -1)");
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = 5; }), "model.heads must be 0 to 4 (got 5)");
   EXPECT_EQ(with([](ModelOptions& o) { o.heads = 4; }),

@@ -178,7 +178,7 @@ TEST(MoeTransformer, EqualsThePlainLoopsInFloat64) {
 }
 
 TEST(MoeTransformer, NoPositionSeesWhatComesAfterIt) {
-  for (const GateInput input : {GateInput::kToken, GateInput::kSequence}) {
+  for (const GateInput input : {GateInput::kToken, GateInput::kSequence, GateInput::kData}) {
     ModelOptions options = Transformer();
     options.gate_input = input;
     options.zero_experts = options.constant_experts = 1;
@@ -216,6 +216,24 @@ TEST(MoeTransformer, AWindowMayBeShorterThanTheContext) {
   const torch::Tensor start = model->Forward(ids.narrow(1, 0, 4)).logits;
   ASSERT_EQ(start.size(0), 4);
   EXPECT_LT(LargestDifference(start, whole.narrow(0, 0, 4)), 1e-5F);
+}
+
+TEST(MoeTransformer, AGateOnTheDataReadsTheSharesOfWhatCameSoFar) {
+  ModelOptions options = Transformer();
+  options.gate_input = GateInput::kData;
+  options.gate_normalisation = GateNormalisation::kPopulation;
+  CounterRng rng(9);
+  const auto model = RandomModel(options, {0, 1, 4, 5}, rng);
+  const torch::Tensor ids = torch::tensor({{2, 0, 2, 1}}, torch::kInt64);
+  torch::Tensor shares = torch::zeros({4, options.classes});
+  for (int position = 0; position < 4; ++position) {
+    for (int before = 0; before <= position; ++before) {
+      shares[position][ids[0][before].item<std::int64_t>()] += 1.0F / static_cast<float>(position + 1);
+    }
+  }
+  for (const GateOutput& layer : model->Forward(ids).layers) {
+    EXPECT_LT(LargestDifference(layer.read, Standardise(shares)), 1e-5F);
+  }
 }
 
 TEST(MoeTransformer, AGateOnTheSequenceReadsTheMeanOfWhatCameSoFar) {
