@@ -79,12 +79,21 @@ EXPERIMENTS = {
         arms=STRATEGIES, small=MNIST_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
-        sweeps=languages("languages") + (Sweep("languages_consensus.sweep.yaml", arm="consensus"),),
-        arms=MAIN_STRATEGIES[:5] + ("consensus", "dense", "wide", "full"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+        sweeps=languages("languages"), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
+        data_seed=PARTITION_SEED),
+    "languages_transformer": Experiment(
+        title="Eight languages at equal client memory, with a decoder",
+        sweeps=languages("languages_transformer"), arms=("balanced", "random", "static", "none", "dense", "wide", "full"),
+        small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+    "languages_gates": Experiment(
+        title="What the gate reads of the languages",
+        sweeps=(Sweep("languages_gates.sweep.yaml", arm="{model.gate.input}, {model.gate.normalise}"),),
+        arms=tuple(f"{what}, {how}" for what in ("data", "sequence", "token") for how in ("population", "example")),
+        small=LANGUAGES_SMALL, data_seed=PARTITION_SEED, champion="data, population"),
     "languages_rates": Experiment(
         title="Learning rates for the languages",
         sweeps=languages("languages_rates", group="rate {training.learning_rate}"),
-        arms=("balanced", "random", "none", "dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+        arms=("balanced", "static", "random", "none", "dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
     "label_skew": Experiment(
         title="What helps where clients differ in labels",
         sweeps=tuple(sweep for where, group, seed in (("mnist", "MNIST, Dirichlet {fleet.data.partition.alpha}", PARTITION_SEED),

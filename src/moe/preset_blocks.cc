@@ -130,6 +130,8 @@ TokenCost TrunkFfnCost(const ModelOptions& options, int gate_inputs) {
   const TokenCost ffn = ExpertCost(options, options.DenseWidth());
   const double rows = options.experts + options.FreeExperts();
   TokenCost gate = {.flops = 2.0 * rows * gate_inputs, .activations = 2.0 * rows};
+  // The shares of ids are made for the gate alone.
+  if (options.gate_input == GateInput::kData && options.ReadsText()) gate.activations += gate_inputs;
   if (options.shared_expert_width > 0) {
     const TokenCost shared = ExpertCost(options, options.shared_expert_width);
     gate.flops += shared.flops;

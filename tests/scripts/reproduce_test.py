@@ -203,6 +203,14 @@ class SmallFormsTest(EndToEndTest):
     def test_languages(self):
         self.expect_all("languages", [""], "--set", f"fleet.data.path={DATA}/languages")
 
+    @unittest.skipUnless((DATA / "languages/en.train.txt").exists(), "the languages are not here")
+    def test_languages_gates(self):
+        self.expect_all("languages_gates", [""], "--set", f"fleet.data.path={DATA}/languages")
+
+    @unittest.skipUnless((DATA / "languages/en.train.txt").exists(), "the languages are not here")
+    def test_languages_transformer(self):
+        self.expect_all("languages_transformer", [""], "--set", f"fleet.data.path={DATA}/languages")
+
     @unittest.skipUnless(ARCHIVE.exists(), "the images of CIFAR-10 are not here")
     def test_flexmoe(self):
         images = self.folder / "images"
