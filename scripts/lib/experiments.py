@@ -79,7 +79,7 @@ EXPERIMENTS = {
         arms=STRATEGIES, small=MNIST_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
-        sweeps=languages("languages"), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
+        sweeps=languages("languages") + (Sweep("languages_none.sweep.yaml"),), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
         data_seed=PARTITION_SEED),
     "languages_transformer": Experiment(
         title="Eight languages at equal client memory, with a decoder",
@@ -103,10 +103,15 @@ EXPERIMENTS = {
                                          group=group, data_seed=seed),
                                    Sweep(f"label_skew_{where}_fading.sweep.yaml",
                                          arm="fading at {aggregation.consensus_information}", group=group, data_seed=seed),
+                                   Sweep(f"label_skew_{where}_population.sweep.yaml", arm="population, fading at 1", group=group,
+                                         data_seed=seed),
                                    Sweep(f"label_skew_{where}_trunk.sweep.yaml", arm="trunk loss", group=group,
+                                         data_seed=seed),
+                                   Sweep(f"label_skew_{where}_soup.sweep.yaml", arm="soup", group=group, data_seed=seed),
+                                   Sweep(f"label_skew_{where}_post_hoc.sweep.yaml", arm="post-hoc gates", group=group,
                                          data_seed=seed))),
-        arms=("balanced", "consensus 0.1", "consensus 0.3", "consensus 0.6", "fading at 0.4", "fading at 1", "trunk loss",
-              "random", "static", "none", "full"),
+        arms=("balanced", "consensus 0.1", "consensus 0.3", "consensus 0.6", "fading at 0.4", "fading at 1",
+              "population, fading at 1", "trunk loss", "soup", "post-hoc gates", "random", "static", "none", "full"),
         small=("run.rounds=2", "model.width=16", "model.expert_width=16", "fleet.data.max_examples=80",
                "fleet.data.max_test_examples=100", "fleet.data.domains.examples=80", "fleet.test_examples=128")),
     "fitness": Experiment(

@@ -281,6 +281,7 @@ struct LocalTrainer::Implementation {
     FEDMOE_ASSIGN_OR_RETURN(GateView view, ViewGates(*model, *train, task, context));
     TrainingRun run(task, *train, *model);
     FEDMOE_RETURN_IF_ERROR(run.Run(context));
+    FEDMOE_RETURN_IF_ERROR(run.TrainPostHocGates(context));
     MoveMoments(view, *model);
     TrainResult result;
     result.feedback = run.Feedback();
@@ -297,6 +298,11 @@ struct LocalTrainer::Implementation {
     const torch::NoGradGuard no_gradient;
     const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
     FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
+    ForwardOptions forward;
+    if (static_cast<int>(task.experts.size()) == spec->experts && spec->experts > 0) {
+      if (options.soup > 0.0) model->MoveExpertsToMean(options.soup);
+      forward.post_hoc_gate = options.post_hoc_batches > 0;
+    }
     Tally tally(*spec);
     PassOptions options_of_pass = EvaluationPass(evaluation.dataset(), task.training);
     options_of_pass.last_label = spec->tokens_per_example == 1;
@@ -306,7 +312,7 @@ struct LocalTrainer::Implementation {
       FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task));
       FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
       if (!batch) break;
-      const MoeOutput output = model->Forward(batch->inputs);
+      const MoeOutput output = model->Forward(batch->inputs, forward);
       tally.Add(output, TaskLosses(output, *batch), batch->labels);
       done += batch->examples;
       ReportProgress(context, static_cast<double>(done) / static_cast<double>(evaluation.size()));

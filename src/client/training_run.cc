@@ -117,7 +117,7 @@ TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source
       values_(FloatsOf(model.parameters().Values())),
       gradients_(FloatsOf(model.parameters().Gradients())),
       optimizer_(task.training, values_.size(), RangesOf(model, {"gate.weight"}),
-                 RangesOf(model, {"gate.mean", "gate.square", "gate.bias"})),
+                 RangesOf(model, {"gate.mean", "gate.square", "gate.post_hoc", "gate.bias"})),
       uses_held_mass_(UsesHeldMassLoss(task, model.spec())),
       // Where nothing is held the pass is without experts as it is.
       uses_trunk_loss_(task.training.trunk_lambda > 0.0 && !task.experts.empty()) {
@@ -147,6 +147,35 @@ Status TrainingRun::Run(const TrainContext& context) {
   const bool finite =
       std::all_of(values_.begin(), values_.end(), [](float value) { return std::isfinite(value); });
   return finite ? Status::Ok() : Diverged("a parameter", steps_, task_.training);
+}
+
+Status TrainingRun::TrainPostHocGates(const TrainContext& context) {
+  const int most = model_.options().post_hoc_batches;
+  if (most == 0 || task_.experts.empty()) return Status::Ok();
+  TrainingOptions training = task_.training;
+  training.weight_decay = training.fedprox_mu = training.gate_learning_rate = 0.0;
+  const std::vector<OptimizerState::Range> gates = RangesOf(model_, {"gate.post_hoc"});
+  std::vector<OptimizerState> optimizers;
+  for (const auto& [begin, end] : gates) optimizers.emplace_back(training, end - begin);
+
+  const PassOptions options = OptionsOf(training.epochs);
+  std::vector<std::int64_t> order = Shuffled(training.epochs);
+  order.resize(static_cast<std::size_t>(std::min(source_.size(), most * options.batch_size)));
+  ExampleSource::Pass pass(source_, std::move(order), options);
+  for (int step = 0;; ++step) {
+    FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task_));
+    FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
+    if (!batch) return Status::Ok();
+    std::fill(gradients_.begin(), gradients_.end(), 0.0F);
+    const MoeOutput output = model_.Forward(batch->inputs, {.lone_expert = step});
+    TaskLosses(output, *batch).mean().backward();
+    for (std::size_t i = 0; i < gates.size(); ++i) {
+      const auto [begin, end] = gates[i];
+      const double norm = optimizers[i].Step(values_.subspan(begin, end - begin),
+                                             gradients_.subspan(begin, end - begin), {});
+      if (!std::isfinite(norm)) return Diverged("an expert's own gate", step + 1, task_.training);
+    }
+  }
 }
 
 TrainingFeedback TrainingRun::Feedback() const {

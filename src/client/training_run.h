@@ -55,6 +55,11 @@ class TrainingRun {
   // diverges.
   Status Run(const TrainContext& context);
 
+  // After Run: trains the experts' own gates (ModelOptions::post_hoc_batches) on at most one pass
+  // over the examples, everything else frozen, the held experts in turn. No-op without. Errors as
+  // Run.
+  Status TrainPostHocGates(const TrainContext& context);
+
   // After Run. Affinity and transfer rates are left empty.
   TrainingFeedback Feedback() const;
   // After Run: trunk blocks, and those of experts with tokens, less what `shards` received. Frees

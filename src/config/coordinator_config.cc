@@ -55,10 +55,12 @@ void AddModel(const SchemaSection& section, ModelOptions& model) {
   gate.Choice<GateNormalisation>(
       "normalise", model.gate_normalisation,
       {{"example", GateNormalisation::kExample}, {"population", GateNormalisation::kPopulation}});
+  gate.Integer("post_hoc_batches", model.post_hoc_batches, {0, kMaxExtent});
   gate.Boolean("selection_bias", model.selection_bias);
   section.Choice<ExpertInitialization>(
       "expert_initialization", model.expert_initialization,
       {{"alike", ExpertInitialization::kAlike}, {"apart", ExpertInitialization::kApart}});
+  section.Number("soup", model.soup, {0.0, 1.0});
 }
 
 void AddRun(const SchemaSection& section, RunOptions& run) {

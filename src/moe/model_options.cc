@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
+
 namespace fedmoe {
 namespace {
 
@@ -43,6 +45,16 @@ Field Number(std::string key, int& value) {
             const auto [stop, error] = std::from_chars(text.data(), end, value);
             if (error == std::errc() && stop == end) return Status::Ok();
             return InvalidArgument("'" + text + "' is not a whole number");
+          }};
+}
+
+Field Number(std::string key, double& value) {
+  return {std::move(key), [&value] { return fmt::format("{}", value); },
+          [&value](const std::string& text) {
+            const char* end = text.data() + text.size();
+            const auto [stop, error] = std::from_chars(text.data(), end, value);
+            if (error == std::errc() && stop == end) return Status::Ok();
+            return InvalidArgument("'" + text + "' is not a number");
           }};
 }
 
@@ -87,8 +99,10 @@ std::vector<Field> Fields(ModelOptions& options) {
           Choice("gate.mode", kGateModes, options.gate_mode),
           Choice("gate.input", kGateInputs, options.gate_input),
           Choice("gate.normalise", kGateNormalisations, options.gate_normalisation),
+          Number("gate.post_hoc_batches", options.post_hoc_batches),
           Choice("gate.selection_bias", kBooleans, options.selection_bias),
-          Choice("expert_initialization", kInitializations, options.expert_initialization)};
+          Choice("expert_initialization", kInitializations, options.expert_initialization),
+          Number("soup", options.soup)};
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ enum class GateInput {
   // Their mean over the example's tokens (moe_transformer: over those so far); of a moe_mlp that
   // reads text the mean embedding.
   kSequence,
-  // The model's own input; of text the share of each id in the window (moe_transformer: so far). Not
-  // of moe_cnn.
+  // The model's own input; of text the share of each id in the window (moe_transformer: so far).
+  // Not of moe_cnn.
   kData,
 };
 
@@ -60,9 +60,16 @@ struct ModelOptions {
   GateMode gate_mode = GateMode::kSharedAll;
   GateInput gate_input = GateInput::kToken;
   GateNormalisation gate_normalisation = GateNormalisation::kExample;
+  // Steps after a task's training that give each held expert a gate of its own, all else frozen
+  // (PHATGOOSE: Muqeeth et al., 2024, arXiv 2402.05859); whoever has all experts routes by these
+  // gates. 0: none.
+  int post_hoc_batches = 0;
   // A bias on each expert's selection, moved by its load (Wang et al., 2024, arXiv 2408.15664).
   bool selection_bias = false;
   ExpertInitialization expert_initialization = ExpertInitialization::kApart;
+  // How far, of 1, whoever has all experts moves them towards their layer's mean before use. What
+  // is trained and stored stays as it is.
+  double soup = 0.0;
 
   // With the zeros above resolved.
   int Channels() const { return channels > 0 ? channels : 1; }

@@ -1,6 +1,7 @@
 #include "moe/moe_layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/counter_rng.h"
 
@@ -60,6 +61,7 @@ MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const Par
     gate_mean_ = store.Named(place.prefix + "gate.mean").detach();
     gate_square_ = store.Named(place.prefix + "gate.square").detach();
   }
+  if (options.post_hoc_batches > 0) post_hoc_ = store.Named(place.prefix + "gate.post_hoc");
   const int first = place.layer * options.experts;
   const int rows = options.experts + options.FreeExperts();
   std::vector<std::int64_t> candidates;
@@ -84,10 +86,12 @@ MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const Par
   }
 }
 
-GateOutput MoeLayer::RunGate(const torch::Tensor& read) const {
+GateOutput MoeLayer::RunGate(const torch::Tensor& read, bool post_hoc) const {
   GateOutput output;
   if (gate_mean_.defined()) output.read = read.detach();
-  output.logits = torch::linear(Normalised(read), gate_weight_);
+  const double scale = std::sqrt(static_cast<double>(read.size(1)));
+  output.logits =
+      torch::linear(Normalised(read), post_hoc ? Standardise(post_hoc_) / scale : gate_weight_);
   output.probabilities = torch::softmax(output.logits, 1);
   return output;
 }
@@ -98,6 +102,32 @@ torch::Tensor MoeLayer::Normalised(const torch::Tensor& read) const {
   return (read - gate_mean_) * torch::rsqrt(variance + kPopulationEpsilon);
 }
 
+torch::Tensor MoeLayer::RunLoneExpert(const torch::Tensor& tokens, const torch::Tensor& read,
+                                      int number) const {
+  if (experts_.empty()) return torch::zeros_like(tokens);
+  const std::int64_t slot = number % static_cast<int>(experts_.size());
+  const std::int64_t row = candidates_[slot].item<std::int64_t>();
+  const torch::Tensor weight =
+      torch::sigmoid(torch::linear(Normalised(read.detach()), post_hoc_.narrow(0, row, 1)));
+  return RunExperts(options_.expert_activation, experts_, tokens,
+                    torch::full_like(weight, slot, torch::kInt64), weight);
+}
+
+void MoeLayer::MoveExpertsToMean(double share) const {
+  const torch::NoGradGuard no_gradient;
+  for (torch::Tensor FfnParameters::*part :
+       {&FfnParameters::up, &FfnParameters::down, &FfnParameters::gate, &FfnParameters::up_bias,
+        &FfnParameters::down_bias}) {
+    std::vector<torch::Tensor> all;
+    for (const FfnParameters& expert : experts_) {
+      if ((expert.*part).defined()) all.push_back(expert.*part);
+    }
+    if (all.empty()) continue;
+    const torch::Tensor mean = torch::stack(all).mean(0);
+    for (torch::Tensor& values : all) values.add_(share * (mean - values));
+  }
+}
+
 torch::Tensor MoeLayer::ForwardShared(const torch::Tensor& tokens) const {
   if (shared_.empty()) return torch::zeros_like(tokens);
   return RunDenseFfn(options_.expert_activation, shared_[0], tokens);
@@ -105,7 +135,10 @@ torch::Tensor MoeLayer::ForwardShared(const torch::Tensor& tokens) const {
 
 torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor& read,
                                 const ForwardOptions& options, GateOutput& output) const {
-  output = RunGate(read);
+  if (options.lone_expert >= 0) {
+    return RunLoneExpert(tokens, read, options.lone_expert) + ForwardShared(tokens);
+  }
+  output = RunGate(read, options.post_hoc_gate);
   output.candidates = candidates_;
   if (options.detached_gate) {
     output.detached_logits = read.requires_grad()

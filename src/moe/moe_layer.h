@@ -48,6 +48,11 @@ struct ForwardOptions {
   std::uint64_t noise_key = 0;  // of the draws; another for each step
   // MoE layers add their shared expert only, and give no GateOutput.
   bool without_experts = false;
+  // Choose and weigh by the experts' own gates (ModelOptions::post_hoc_batches).
+  bool post_hoc_gate = false;
+  // Not negative: every MoE layer runs one of its held experts alone, number lone_expert modulo how
+  // many there are, times the sigmoid of the expert's own gate: how these gates are trained.
+  int lone_expert = -1;
 };
 
 // Refers to the parameters of `store`, which must outlive it. Not thread-safe.
@@ -63,14 +68,19 @@ class MoeLayer {
                         const ForwardOptions& options, GateOutput& output) const;
   // The shared expert alone: [t, width]; zeros where there is none.
   torch::Tensor ForwardShared(const torch::Tensor& tokens) const;
-  // The gate alone: `logits`, `probabilities` and `read` of its output.
-  GateOutput RunGate(const torch::Tensor& read) const;
+  // The gate alone: `logits`, `probabilities` and `read` of its output. `post_hoc`: by the experts'
+  // own gates, each row standardised, over sqrt(gate inputs).
+  GateOutput RunGate(const torch::Tensor& read, bool post_hoc = false) const;
+  // Moves the held experts by `share` of the way to their mean.
+  void MoveExpertsToMean(double share) const;
   // Moves each candidate's selection bias by `rate` towards an even load: up where fewer than the
   // mean of the candidates' tokens chose it, down where more did. No-op without a bias.
   void UpdateSelectionBias(const GateOutput& output, double rate) const;
 
  private:
   torch::Tensor Normalised(const torch::Tensor& read) const;
+  torch::Tensor RunLoneExpert(const torch::Tensor& tokens, const torch::Tensor& read,
+                              int number) const;
   void Choose(const ForwardOptions& options, GateOutput& output) const;
   torch::Tensor RunZeroComputation(const torch::Tensor& tokens, const GateOutput& output) const;
 
@@ -78,6 +88,7 @@ class MoeLayer {
   int layer_ = 0;
   torch::Tensor gate_weight_;
   torch::Tensor gate_mean_, gate_square_;  // undefined without kPopulation
+  torch::Tensor post_hoc_;                 // [rows, gate inputs]; undefined without
   torch::Tensor selection_bias_;           // undefined without
   torch::Tensor candidates_;               // [c] int64
   torch::Tensor positions_;                // [rows] int64: position in experts_, or -1

@@ -32,6 +32,12 @@ void MoeModel::UpdateSelectionBias(const MoeOutput& output, double rate) const {
   }
 }
 
+void MoeModel::MoveExpertsToMean(double share) const {
+  for (const Ffn& ffn : ffns_) {
+    if (ffn.layer != nullptr) ffn.layer->MoveExpertsToMean(share);
+  }
+}
+
 std::unique_ptr<MoeModel> BuildMoeModel(const ModelOptions& options, const ModelSpec& spec,
                                         std::vector<ExpertIndex> held) {
   if (options.preset == "moe_cnn") return std::make_unique<MoeCnn>(options, spec, std::move(held));

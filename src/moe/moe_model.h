@@ -33,6 +33,8 @@ class MoeModel {
   virtual std::vector<GateOutput> RunGates(const torch::Tensor& inputs) const;
   // Of every layer, after a step.
   void UpdateSelectionBias(const MoeOutput& output, double rate) const;
+  // Of every layer: moves the held experts by `share` of the way to their layer's mean.
+  void MoveExpertsToMean(double share) const;
   // See ParameterStore.
   void ReleaseGradients() { store_.ReleaseGradients(); }
 

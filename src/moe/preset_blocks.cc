@@ -52,6 +52,13 @@ void AddGate(const ModelOptions& options, const FfnPlace& place, int gate_inputs
       blocks.push_back(TrunkBlock(place.prefix + moment, {gate_inputs}, Initializer::kZeros, 0.0));
     }
   }
+  if (options.post_hoc_batches > 0) {
+    ParameterBlock own =
+        TrunkBlock(place.prefix + "gate.post_hoc", {rows, gate_inputs}, Initializer::kZeros, 0.0);
+    own.merge = MergeRule::kRowsByTokens;
+    own.expert = place.layer * options.experts;
+    blocks.push_back(std::move(own));
+  }
   if (options.selection_bias) {
     add(TrunkBlock(place.prefix + "gate.bias", {rows}, Initializer::kZeros, 0.0));
   }
@@ -131,7 +138,8 @@ TokenCost TrunkFfnCost(const ModelOptions& options, int gate_inputs) {
   const double rows = options.experts + options.FreeExperts();
   TokenCost gate = {.flops = 2.0 * rows * gate_inputs, .activations = 2.0 * rows};
   // The shares of ids are made for the gate alone.
-  if (options.gate_input == GateInput::kData && options.ReadsText()) gate.activations += gate_inputs;
+  if (options.gate_input == GateInput::kData && options.ReadsText())
+    gate.activations += gate_inputs;
   if (options.shared_expert_width > 0) {
     const TokenCost shared = ExpertCost(options, options.shared_expert_width);
     gate.flops += shared.flops;

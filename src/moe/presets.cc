@@ -108,6 +108,17 @@ Status CheckOptions(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckPreset(options));
   const int ffns = static_cast<int>(FfnPlaces(options).size());
   FEDMOE_RETURN_IF_ERROR(CheckExtent("moe_layers", options.moe_layers, 0, ffns));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("gate.post_hoc_batches", options.post_hoc_batches, 0, kMaxExtent));
+  if (!(options.soup >= 0.0 && options.soup <= 1.0)) {
+    return InvalidArgument(fmt::format("model.soup must be 0 to 1 (got {:g})", options.soup));
+  }
+  if (options.post_hoc_batches > 0 && options.gate_mode == GateMode::kLocal) {
+    return InvalidArgument(fmt::format(
+        "model.gate.post_hoc_batches must be 0 with model.gate.mode local (got {}): nobody routes "
+        "over all experts",
+        options.post_hoc_batches));
+  }
   if (options.moe_layers == 0) return Status::Ok();
   FEDMOE_RETURN_IF_ERROR(
       CheckExtent("experts", options.experts, 1, kMaxExperts / options.moe_layers));

@@ -49,14 +49,17 @@ TEST(ModelOptionsText, CarriesEveryOption) {
   options.zero_experts = 1;
   options.copy_experts = 2;
   options.constant_experts = 3;
-  options.gate_mode = GateMode::kLocal;
+  options.gate_mode = GateMode::kSharedRows;
   options.gate_input = GateInput::kSequence;
   options.gate_normalisation = GateNormalisation::kPopulation;
+  options.post_hoc_batches = 7;
+  options.soup = 0.1;
   options.selection_bias = true;
   options.expert_initialization = ExpertInitialization::kAlike;
   const std::map<std::string, std::string> text = ModelOptionsText(options);
   const std::map<std::string, std::string> defaults = ModelOptionsText(ModelOptions());
-  EXPECT_EQ(text.size(), 22U);
+  EXPECT_EQ(text.size(), 24U);
+  EXPECT_EQ(text.at("soup"), "0.1");
   for (const auto& [key, value] : text) {
     EXPECT_EQ(value == defaults.at(key), key == "channels" || key == "embedding") << key;
   }

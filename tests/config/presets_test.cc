@@ -88,6 +88,19 @@ TEST(PresetsTest, AnMlpThatReadsTextEmbedsEveryIdOfTheWindow) {
   EXPECT_THAT(Values(spec, "gate.square"), ElementsAre(0.0F, 0.0F, 0.0F));
 }
 
+TEST(PresetsTest, TheExpertsOwnGatesAreMergedRowByRow) {
+  ModelOptions options = Small();
+  options.post_hoc_batches = 2;
+  options.zero_experts = 1;
+  const ModelSpec spec = Build(options);
+  EXPECT_TRUE(ValidateModelSpec(spec).ok()) << ValidateModelSpec(spec).message();
+  const ParameterBlock& own = spec.blocks[spec.Find("gate.post_hoc")];
+  EXPECT_THAT(own.shape, ElementsAre(3, 4));
+  EXPECT_EQ(own.merge, MergeRule::kRowsByTokens);
+  EXPECT_EQ(own.owner, BlockOwner::kTrunk);
+  EXPECT_EQ(spec.blocks[spec.Find("gate.weight")].merge, MergeRule::kByExamples);
+}
+
 TEST(PresetsTest, TheSpecIsValidAndCarriesTheOptions) {
   const ModelSpec spec = Build(Small());
   EXPECT_TRUE(ValidateModelSpec(spec).ok()) << ValidateModelSpec(spec).message();
@@ -425,6 +438,21 @@ TEST(PresetErrors, RangesOfEveryPreset) {
             "model.moe_layers must be 0 to 1 (got -1)");
   // Of a dense model, the experts' options are of no account.
   EXPECT_EQ(with([](ModelOptions& o) { o.moe_layers = o.top_k = o.experts = 0; }), "accepted");
+}
+
+TEST(PresetErrors, OfWhatIsForTheWholeModel) {
+  const auto with = [](auto change) { return Refusal(Small(), change); };
+  EXPECT_EQ(with([](ModelOptions& o) { o.soup = 1.5; }), "model.soup must be 0 to 1 (got 1.5)");
+  EXPECT_EQ(with([](ModelOptions& o) { o.soup = std::nan(""); }),
+            "model.soup must be 0 to 1 (got nan)");
+  EXPECT_EQ(with([](ModelOptions& o) { o.post_hoc_batches = -1; }),
+            "model.gate.post_hoc_batches must be 0 to 1048576 (got -1)");
+  EXPECT_EQ(with([](ModelOptions& o) {
+              o.post_hoc_batches = 3;
+              o.gate_mode = GateMode::kLocal;
+            }),
+            "model.gate.post_hoc_batches must be 0 with model.gate.mode local (got 3): nobody "
+            "routes over all experts");
 }
 
 TEST(PresetErrors, KeysThatMlpHasNoUseFor) {

@@ -228,7 +228,8 @@ TEST(MoeTransformer, AGateOnTheDataReadsTheSharesOfWhatCameSoFar) {
   torch::Tensor shares = torch::zeros({4, options.classes});
   for (int position = 0; position < 4; ++position) {
     for (int before = 0; before <= position; ++before) {
-      shares[position][ids[0][before].item<std::int64_t>()] += 1.0F / static_cast<float>(position + 1);
+      shares[position][ids[0][before].item<std::int64_t>()] +=
+          1.0F / static_cast<float>(position + 1);
     }
   }
   for (const GateOutput& layer : model->Forward(ids).layers) {

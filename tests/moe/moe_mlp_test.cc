@@ -1,6 +1,7 @@
 // The module against the plain loop in float64, its masking, and where its gradients go.
 #include "moe/moe_mlp.h"
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -222,6 +223,64 @@ TEST(MoeMlp, ThePopulationsMomentsHideWhatAllExamplesHaveInCommon) {
   }
   EXPECT_EQ(model.RunGates(inputs).at(0).logits.abs().max().item<float>(), 0.0F);
   EXPECT_GT(before.logits.abs().max().item<float>(), 0.0F);
+}
+
+TEST(MoeMlp, ASoupMovesTheHeldExpertsTowardsTheirMean) {
+  for (const ExpertActivation activation : {ExpertActivation::kRelu, ExpertActivation::kSwiGlu}) {
+    ModelOptions options = SmallOptions();
+    options.expert_activation = activation;
+    const MoeMlp model(options, SpecOf(options), {1, 2, 4});
+    CounterRng rng(17);
+    FillNormal(model.parameters().Values(), rng, 0.7);
+    const char* part = activation == ExpertActivation::kRelu ? "up.bias" : "gate.weight";
+    const auto expert = [&](int number) {
+      return model.parameters().Named("experts." + std::to_string(number) + "." + part);
+    };
+    const torch::Tensor trunk = model.parameters().Named("trunk.weight").detach().clone();
+    const torch::Tensor before = expert(2).detach().clone();
+    const torch::Tensor mean = ((expert(1) + expert(2) + expert(4)) / 3.0).detach();
+    model.MoveExpertsToMean(0.25);
+    EXPECT_LT(LargestDifference(expert(2), 0.75 * before + 0.25 * mean), 1e-6F);
+    model.MoveExpertsToMean(1.0);
+    EXPECT_LT(LargestDifference(expert(1), expert(4)), 1e-6F);
+    EXPECT_LT(LargestDifference(expert(1), mean), 1e-6F);
+    EXPECT_TRUE(trunk.equal(model.parameters().Named("trunk.weight")));
+  }
+}
+
+TEST(MoeMlp, ALoneExpertIsWeighedByTheSigmoidOfItsOwnGate) {
+  ModelOptions options = SmallOptions();
+  options.experts = 3;
+  options.top_k = 1;
+  options.post_hoc_batches = 1;
+  const MoeMlp model(options, SpecOf(options), {0, 2});
+  CounterRng rng(18);
+  FillNormal(model.parameters().Values(), rng, 0.7);
+  const torch::Tensor inputs = RandomInputs(options, 5, rng);
+  const auto named = [&](const std::string& name) { return model.parameters().Named(name); };
+  const torch::Tensor features =
+      torch::relu(torch::linear(inputs, named("trunk.weight"), named("trunk.bias")));
+  for (const int number : {0, 1, 3}) {
+    const int row = number == 0 ? 0 : 2;
+    const std::string expert = "experts." + std::to_string(row) + ".";
+    const torch::Tensor hidden = torch::relu(
+        torch::linear(features, named(expert + "up.weight"), named(expert + "up.bias")));
+    const torch::Tensor weight = torch::sigmoid(
+        torch::linear(Standardise(features), named("gate.post_hoc").narrow(0, row, 1)));
+    const torch::Tensor mixed =
+        features +
+        weight * torch::linear(hidden, named(expert + "down.weight"), named(expert + "down.bias"));
+    const torch::Tensor logits = torch::linear(RmsNorm(mixed, named("norm.scale")),
+                                               named("head.weight"), named("head.bias"));
+    const MoeOutput output = model.Forward(inputs, {.lone_expert = number});
+    EXPECT_LT(LargestDifference(output.logits, logits), 1e-5F) << number;
+    EXPECT_TRUE(output.layers.empty() || !output.layers[0].selected.defined());
+  }
+  // As a router: rows and what is read, both standardised, over the root of their length.
+  const GateOutput gate = model.Forward(inputs, {.post_hoc_gate = true}).layers.at(0);
+  const torch::Tensor expected = torch::linear(
+      Standardise(features), Standardise(named("gate.post_hoc")) / std::sqrt(options.width));
+  EXPECT_LT(LargestDifference(gate.logits, expected), 1e-5F);
 }
 
 TEST(MoeMlp, ComputesTheDetachedGateOnlyWhenAsked) {

@@ -1,6 +1,7 @@
 // Training and evaluating images and text with models of two MoE layers.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -91,6 +92,57 @@ TEST_F(DeepTrainerTest, TheGatesMomentsFollowTheClientsOwnData) {
   const double only = 0.8 / std::sqrt(0.16 + 1e-5), none = -0.2 / std::sqrt(0.16 + 1e-5);
   EXPECT_NEAR(moved[0], 0.2 * (only - mean), 1e-5);
   EXPECT_NEAR(moved[1], 0.2 * (none - mean), 1e-5);
+}
+
+// Their training changes nothing else, and gives rows to the held experts alone.
+TEST_F(DeepTrainerTest, TheExpertsGetTheirOwnGatesAfterTheTraining) {
+  ModelOptions options = SmallTransformer();
+  UseModel(options);
+  task_.experts = {1, 3, 4, 5};
+  task_.training.batch_size = 4;
+  const TrainResult without = Train(*TrainerOf(MakeRandomText(40, 3)));
+  std::map<std::string, std::vector<float>> expected;
+  for (const BlockDelta& block : without.blocks) {
+    expected[spec_.blocks[static_cast<std::size_t>(block.parameter)].name] = block.delta;
+  }
+  options.post_hoc_batches = 4;
+  UseModel(options);
+  const TrainResult with = Train(*TrainerOf(MakeRandomText(40, 3)));
+  for (const BlockDelta& block : with.blocks) {
+    const std::string& name = spec_.blocks[static_cast<std::size_t>(block.parameter)].name;
+    if (!expected.contains(name)) continue;
+    EXPECT_EQ(block.delta, expected.at(name)) << name;
+  }
+  for (const auto& [name, held] : std::map<std::string, std::vector<bool>>{
+           {"blocks.0.gate.post_hoc", {false, true, false, true}},
+           {"blocks.1.gate.post_hoc", {true, true, false, false}}}) {
+    const std::vector<float> delta = DeltaOf(with, name);
+    ASSERT_EQ(delta.size(), 4U * 16U) << name;
+    for (std::size_t row = 0; row < held.size(); ++row) {
+      const auto first = delta.begin() + static_cast<std::ptrdiff_t>(16 * row);
+      const bool moved = std::any_of(first, first + 16, [](float d) { return d != 0.0F; });
+      EXPECT_EQ(moved, held[row]) << name << " " << row;
+    }
+  }
+}
+
+// Whoever has all experts uses the soup and the experts' own gates, others do not.
+TEST_F(DeepTrainerTest, SoupAndOwnGatesAreForTheWholeModel) {
+  ModelOptions options = SmallTextMlp();
+  const auto loss_of = [&](double soup, int batches, const std::vector<ExpertIndex>& experts) {
+    options.soup = soup;
+    options.post_hoc_batches = batches;
+    UseModel(options);
+    task_.experts = experts;
+    const auto result =
+        TrainerOf(MakeRandomText(20, 4), MakeRandomText(10, 5))->Evaluate(task_, Shards(), {}, {});
+    EXPECT_TRUE(result.ok());
+    return result.ok() ? result->loss : 0.0;
+  };
+  const double plain = loss_of(0.0, 0, {0, 1, 2, 3});
+  EXPECT_NE(loss_of(0.5, 0, {0, 1, 2, 3}), plain);
+  EXPECT_NE(loss_of(0.0, 3, {0, 1, 2, 3}), plain);
+  EXPECT_EQ(loss_of(0.5, 3, {0, 2}), loss_of(0.0, 0, {0, 2}));
 }
 
 TEST_F(DeepTrainerTest, TheSameTaskGivesTheSameBytesAugmentedToo) {
