@@ -58,8 +58,8 @@ DOMAINS_SMALL = ("run.rounds=3", "model.width=16", "model.expert_width=16", "fle
                  "fleet.test_examples=128")
 MNIST_SMALL = ("run.rounds=2", "model.width=16", "model.expert_width=16", "fleet.data.max_examples=80")
 LANGUAGES_SMALL = ("run.rounds=2", "model.expert_width=16", "training.max_batches=2", "fleet.data.max_test_examples=24")
-FLEXMOE_SMALL = ("run.rounds=2", "evaluation.every_rounds=1", "model.width=16", "model.expert_width=16",
-                 "fleet.data.max_examples=40", "training.batch_size=16")
+CIFAR_SMALL = ("run.rounds=2", "evaluation.every_rounds=1", "model.width=16", "model.expert_width=16",
+               "fleet.data.max_examples=40", "fleet.data.max_test_examples=40", "training.batch_size=16")
 
 
 def languages(prefix, **options):
@@ -77,6 +77,11 @@ EXPERIMENTS = {
         sweeps=(Sweep("alignment_mnist_dirichlet.sweep.yaml", group="Dirichlet {fleet.data.partition.alpha}"),
                 Sweep("alignment_mnist_classes.sweep.yaml", group="{fleet.data.partition.classes_per_client} classes a client")),
         arms=STRATEGIES, small=MNIST_SMALL, data_seed=PARTITION_SEED),
+    "alignment_cifar10": Experiment(
+        title="Strategies under label skew: CIFAR-10",
+        sweeps=(Sweep("alignment_cifar10_dirichlet.sweep.yaml", group="Dirichlet {fleet.data.partition.alpha}"),
+                Sweep("alignment_cifar10_classes.sweep.yaml", group="{fleet.data.partition.classes_per_client} classes a client")),
+        arms=MAIN_STRATEGIES, small=CIFAR_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
         sweeps=languages("languages") + (Sweep("languages_none.sweep.yaml"),), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
@@ -142,7 +147,7 @@ EXPERIMENTS = {
     "flexmoe": Experiment(
         title="Local gates on CIFAR-10, after FLEX-MoE",
         sweeps=(Sweep("flexmoe.sweep.yaml", group="{fleet.data.partition.kind}"),), arms=MAIN_STRATEGIES,
-        small=FLEXMOE_SMALL, data_seed=PARTITION_SEED, metric="personalised_accuracy",
+        small=CIFAR_SMALL, data_seed=PARTITION_SEED, metric="personalised_accuracy",
         remarks="FLEX-MoE (arXiv 2512.23070) reports for its method on CIFAR-10 83 % IID, 65.51 % with 4 classes a client and "
                 "68.81 % under Dirichlet 0.8, at a load CV of about 0.003, against more than 0.29 for greedy assignment. Ours "
                 "differ in the images (JPEG), the cohort, the size of the model and the number of rounds."),
