@@ -98,6 +98,9 @@ int Run(const ClientConfig& config) {
       early_signals = count;
     }
   });
+  const Result<std::unique_ptr<Transport>> transport =
+      MakeGrpcTransport(config.coordinator, config.tls);
+  if (!transport.ok()) return Fail(transport.status(), kExitConfiguration);
   SetTorchThreads(config.threads);
   if (const std::string warning = BlasWarning(DetectBlas()); !warning.empty())
     spdlog::warn("{}", warning);
@@ -125,8 +128,7 @@ int Run(const ClientConfig& config) {
         return BuildModelSpec(model);
       }};
   SteadyClock clock;
-  const std::unique_ptr<Transport> transport = MakeGrpcTransport(config.coordinator);
-  ClientLoop loop(*transport, **trainer, **state, clock, std::move(options));
+  ClientLoop loop(**transport, **trainer, **state, clock, std::move(options));
   {
     std::lock_guard lock(mutex);
     running = &loop;

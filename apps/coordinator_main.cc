@@ -15,6 +15,7 @@
 #include "common/version.h"
 #include "config/coordinator_config.h"
 #include "coordinator/core.h"
+#include "coordinator/gatekeeper.h"
 #include "coordinator/grpc_server.h"
 #include "coordinator/live_table.h"
 
@@ -139,15 +140,22 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
     if (running != nullptr) running->RequestStop(count == 1);
   });
 
+  // Outlives the core, whose last answers pass by it.
+  const Result<std::unique_ptr<Gatekeeper>> gate =
+      Gatekeeper::Open(PosixFileSystem(), path, config.server.tls);
+  if (!gate.ok()) return FailNewRun(is_new, **directory, gate.status(), kExitDirectory);
   SteadyClock clock;
   Watcher watcher(config.live_table, config.run.rounds);
   Result<std::unique_ptr<CoordinatorCore>> core = CoordinatorCore::Start(
       CoreOptionsOf(config, std::move(spec)), PosixFileSystem(), **directory, clock, &watcher);
   if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
-  Result<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(**core, config.server.address);
+  Result<std::unique_ptr<GrpcServer>> server =
+      GrpcServer::Start(**core, **gate, config.server.address, config.server.tls);
   if (!server.ok()) {
     core->reset();
-    return FailNewRun(is_new, **directory, server.status(), kExitAddress);
+    const bool credentials = server.status().code() != StatusCode::kFailedPrecondition;
+    return FailNewRun(is_new, **directory, server.status(),
+                      credentials ? kExitConfiguration : kExitAddress);
   }
   if (Status written = (*directory)->WriteAddress((*server)->address()); !written.ok())
     return Fail(written, kExitFailed);

@@ -11,6 +11,7 @@
 #include "common/checksum.h"
 #include "common/file_system.h"
 #include "fedmoe/v1/coordinator.grpc.pb.h"
+#include "wire/credentials.h"
 #include "wire/from_proto.h"
 #include "wire/grpc_log.h"
 #include "wire/limits.h"
@@ -75,7 +76,8 @@ class Call {
   grpc::ClientContext context_;
 };
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
+                                                   const ClientTlsOptions& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -92,7 +94,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A channel of its own: one client's keepalive and backoff do not touch another's.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials(tls, arguments));
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 // Gathers an update's pieces into full chunks.
@@ -126,8 +129,8 @@ class ChunkWriter {
 
 class GrpcTransport final : public Transport {
  public:
-  explicit GrpcTransport(const std::string& address)
-      : stub_(v1::Coordinator::NewStub(MakeChannel(address))) {}
+  explicit GrpcTransport(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(v1::Coordinator::NewStub(channel)) {}
 
   Result<RegisterReply> Register(const RegisterRequest& request) override {
     Call call(calls_, CallKind::kWork, CallDeadline::kUnary);
@@ -241,9 +244,11 @@ Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const Upda
 
 }  // namespace
 
-std::unique_ptr<Transport> MakeGrpcTransport(const std::string& address) {
+Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
+                                                     const ClientTlsOptions& tls) {
   RouteGrpcLog();
-  return std::make_unique<GrpcTransport>(address);
+  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls));
+  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel));
 }
 
 }  // namespace fedmoe

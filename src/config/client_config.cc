@@ -35,6 +35,11 @@ Schema ClientSchema(ClientConfig& config) {
   retry.Seconds("initial_s", config.retry_initial_ms, {0.001, 3600.0});
   retry.Seconds("max_s", config.retry_max_ms, {0.001, 86'400.0});
   retry.Seconds("limit_s", config.retry_limit_ms, {0.0, 31'536'000.0});
+  const SchemaSection tls = root.In("tls");
+  tls.Text("ca", config.tls.ca);
+  tls.Text("certificate", config.tls.certificate);
+  tls.Text("key", config.tls.key);
+  tls.Text("server_name", config.tls.server_name);
   AddLogLevel(root.In("log"), config.log_level);
 
   schema.Hint("training", "training options come from the coordinator with each task");
@@ -57,6 +62,16 @@ void CheckClient(const ClientConfig& config, ReadKeys& keys) {
                   fmt::format("retry.initial_s must be at most retry.max_s (got {:g} > {:g})",
                               static_cast<double>(config.retry_initial_ms) / 1000.0,
                               static_cast<double>(config.retry_max_ms) / 1000.0));
+  }
+  const ClientTlsOptions& tls = config.tls;
+  if (tls.certificate.empty() != tls.key.empty()) {
+    keys.Complain({"tls.certificate", "tls.key"},
+                  "tls.certificate and tls.key must be given together");
+  }
+  if (!tls.enabled() && !tls.certificate.empty()) {
+    keys.Complain(
+        {"tls.certificate"},
+        "tls.certificate needs tls.ca, by which the coordinator's certificate is checked");
   }
   CheckData(config.data, "data.", keys);
 }

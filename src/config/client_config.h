@@ -7,6 +7,7 @@
 
 #include "common/result.h"
 #include "config/config_source.h"
+#include "config/tls_options.h"
 #include "data/data_options.h"
 #include "federation/capacity.h"
 #include "federation/task.h"
@@ -29,6 +30,7 @@ struct ClientConfig {
   Milliseconds retry_max_ms = 10'000;
   Milliseconds retry_limit_ms =
       0;  // give up (exit code 5) after so long without a coordinator; 0: never
+  ClientTlsOptions tls;
   std::string log_level = "info";
 };
 

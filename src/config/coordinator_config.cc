@@ -213,6 +213,12 @@ void AddServer(const SchemaSection& section, ServerOptions& server) {
   section.Seconds("heartbeat_interval_s", server.heartbeat_interval_ms, {0.001, 3600.0});
   section.Integer("max_clients", server.max_clients, {1, 100'000});
   section.Integer("worker_threads", server.worker_threads, {1, kMaxThreads});
+  section.Boolean("allow_plaintext", server.allow_plaintext);
+  const SchemaSection tls = section.In("tls");
+  tls.Text("certificate", server.tls.certificate);
+  tls.Text("key", server.tls.key);
+  tls.Text("client_ca", server.tls.client_ca);
+  tls.Text("admin", server.tls.admin);
 }
 
 // Binds every key; the keys of `fleet` and `simulation` are written only if there is a fleet.
@@ -297,6 +303,31 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
   }
 }
 
+void CheckServer(const ServerOptions& server, bool has_fleet, ReadKeys& keys) {
+  const ServerTlsOptions& tls = server.tls;
+  if (tls.certificate.empty() != tls.key.empty()) {
+    keys.Complain({"server.tls.certificate", "server.tls.key"},
+                  "server.tls.certificate and server.tls.key must be given together");
+  }
+  if (tls.mutual() && !tls.enabled()) {
+    keys.Complain({"server.tls.client_ca"},
+                  "server.tls.client_ca needs server.tls.certificate and server.tls.key");
+  }
+  if (tls.admin.empty()) keys.Complain({"server.tls.admin"}, "server.tls.admin must not be empty");
+  if (tls.enabled() && has_fleet) {
+    keys.Complain(
+        {"server.tls.certificate"},
+        "server.tls is for clients on other machines: leave it out, or the fleet section, "
+        "whose clients are started on this one");
+  }
+  if (tls.enabled() || server.allow_plaintext || IsLoopback(server.address)) return;
+  keys.Complain({"server.address"},
+                fmt::format("server.address must be of this machine alone without TLS (got '{}'): "
+                            "set server.tls, or, within a network that you trust, "
+                            "server.allow_plaintext to true",
+                            server.address));
+}
+
 // Takes what the model needs to know of the data from the fleet, or asks for it.
 void ResolveModel(ModelOptions& model, const FleetOptions* fleet, ReadKeys& keys) {
   if (fleet == nullptr) {
@@ -355,6 +386,7 @@ Result<CoordinatorConfig> LoadCoordinatorConfig(const ConfigSource& source) {
   ReadKeys keys = CoordinatorSchema(config, &fleet).Read(document);
   const bool has_fleet = keys.HasSection("fleet");
   CheckRun(config, keys);
+  CheckServer(config.server, has_fleet, keys);
   CheckSimulation(config.simulation, config.run.deterministic, keys);
   ResolveModel(config.model, has_fleet ? &fleet : nullptr, keys);
   if (has_fleet) CheckFleet(config, fleet, keys);

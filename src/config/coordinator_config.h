@@ -9,6 +9,7 @@
 #include "config/client_config.h"
 #include "config/config_source.h"
 #include "config/simulation_config.h"
+#include "config/tls_options.h"
 #include "federation/round_machine.h"
 #include "federation/upcycle_options.h"
 #include "moe/model_options.h"
@@ -22,6 +23,9 @@ struct ServerOptions {
   Milliseconds heartbeat_interval_ms = 5'000;
   int max_clients = 1'000;  // registered at once; more are turned away
   int worker_threads = 2;
+  // Without TLS: listen beyond this machine, too.
+  bool allow_plaintext = false;
+  ServerTlsOptions tls;
 };
 
 struct StorageOptions {

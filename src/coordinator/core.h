@@ -129,6 +129,9 @@ class CoordinatorCore {
   void SubmitEvaluation(SessionId session, EvaluationResult result, Callback<bool> done);
   void ReturnTask(SessionId session, TaskId task, std::string why, Callback<bool> done);
   void Leave(SessionId session, Callback<bool> done);
+  // Ends a client's session for it: its tasks are lost, its parked poll ends with `why`. No error
+  // for a client that is not there.
+  void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // Bytes [offset, offset + length) of a shard, read on the pool; length at most 1 MiB.
   void ReadShard(SessionId session, Digest digest, std::uint64_t offset, std::uint64_t length,
                  Callback<std::string> done);

@@ -234,6 +234,19 @@ void CoordinatorCore::Leave(SessionId session, Callback<bool> done) {
   });
 }
 
+void CoordinatorCore::Evict(ClientId client, fedmoe::Status why, Callback<bool> done) {
+  Submit<bool>(std::move(done), [this, client = std::move(client),
+                                 why = std::move(why)](Callback<bool> reply) {
+    EndPoll(client, why);
+    const auto known = state_.clients.find(client);
+    if (known != state_.clients.end() && known->second.connected) {
+      told_.insert(client);
+      Handle(ClientLeft{.at_ms = Now(), .client = client, .session = known->second.session});
+    }
+    DeferReply<bool>(reply, true);
+  });
+}
+
 void CoordinatorCore::ReadShard(SessionId session, Digest digest, std::uint64_t offset,
                                 std::uint64_t length, Callback<std::string> done) {
   bool current = false;

@@ -19,11 +19,14 @@ using Reactor = grpc::ServerUnaryReactor;
 // A NextTask that the core may hold: its end is told when the client goes first.
 class PollReactor final : public Reactor {
  public:
-  PollReactor(CoordinatorCore& core, const v1::NextTaskRequest& request, v1::NextTaskReply* reply)
+  PollReactor(CoordinatorCore& core, const Gatekeeper& gate, const Caller& caller,
+              const v1::NextTaskRequest& request, v1::NextTaskReply* reply)
       : core_(core) {
     Result<SessionId> session = FromProto(request.session());
-    if (!session.ok()) {
-      Finish(ToGrpc(session.status()));
+    Status status = session.status();
+    if (status.ok()) status = gate.CheckClient(caller, session->client);
+    if (!status.ok()) {
+      Finish(ToGrpc(status));
       return;
     }
     core_.NextTask(std::move(session).value(), poll_,
@@ -52,31 +55,39 @@ Reactor* Refuse(Reactor* reactor, const Status& status) {
 
 class CoordinatorService final : public v1::Coordinator::CallbackService {
  public:
-  explicit CoordinatorService(CoordinatorCore& core) : core_(core) {}
+  CoordinatorService(CoordinatorCore& core, Gatekeeper& gate) : core_(core), gate_(gate) {}
 
   Reactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
                     v1::RegisterReply* reply) override {
     Reactor* reactor = context->DefaultReactor();
     Result<RegisterRequest> parsed = FromProto(*request);
-    if (!parsed.ok()) return Refuse(reactor, parsed.status());
+    const Caller caller = CallerOf(*context);
+    const std::string name = parsed.ok() ? parsed->client : std::string();
+    Status status = parsed.status();
+    if (status.ok()) status = gate_.CheckClient(caller, name);
+    if (!status.ok()) {
+      gate_.RecordRegistration(caller, name, status);
+      return Refuse(reactor, status);
+    }
     core_.Register(std::move(parsed).value(),
-                   [reactor, reply](const Result<RegisterReply>& registered) {
+                   [this, caller, name, reactor, reply](const Result<RegisterReply>& registered) {
+                     gate_.RecordRegistration(caller, name, registered.status());
                      if (registered.ok()) *reply = ToProto(*registered);
                      reactor->Finish(ToGrpc(registered.status()));
                    });
     return reactor;
   }
 
-  Reactor* NextTask(grpc::CallbackServerContext*, const v1::NextTaskRequest* request,
+  Reactor* NextTask(grpc::CallbackServerContext* context, const v1::NextTaskRequest* request,
                     v1::NextTaskReply* reply) override {
-    return new PollReactor(core_, *request, reply);
+    return new PollReactor(core_, gate_, CallerOf(*context), *request, reply);
   }
 
   Reactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
                      v1::HeartbeatReply* reply) override {
     Reactor* reactor = context->DefaultReactor();
     Result<HeartbeatFromClient> beat = FromProto(*request);
-    if (!beat.ok()) return Refuse(reactor, beat.status());
+    if (Status status = Check(*context, beat); !status.ok()) return Refuse(reactor, status);
     core_.Beat(beat->session, beat->task, beat->progress,
                [reactor, reply](const Result<HeartbeatReply>& answer) {
                  if (answer.ok()) *reply = ToProto(*answer);
@@ -86,20 +97,20 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
   }
 
   grpc::ServerWriteReactor<v1::ShardChunk>* FetchShards(
-      grpc::CallbackServerContext*, const v1::FetchShardsRequest* request) override {
-    return StartFetch(core_, *request);
+      grpc::CallbackServerContext* context, const v1::FetchShardsRequest* request) override {
+    return StartFetch(core_, gate_, CallerOf(*context), *request);
   }
 
-  grpc::ServerReadReactor<v1::UpdateChunk>* SubmitUpdate(grpc::CallbackServerContext*,
+  grpc::ServerReadReactor<v1::UpdateChunk>* SubmitUpdate(grpc::CallbackServerContext* context,
                                                          v1::SubmitUpdateReply* reply) override {
-    return StartUpload(core_, reply);
+    return StartUpload({core_, gate_, CallerOf(*context), reply});
   }
 
   Reactor* SubmitEvaluation(grpc::CallbackServerContext* context,
                             const v1::EvaluationResult* request, v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();
     Result<EvaluationFromClient> parsed = FromProto(*request);
-    if (!parsed.ok()) return Refuse(reactor, parsed.status());
+    if (Status status = Check(*context, parsed); !status.ok()) return Refuse(reactor, status);
     core_.SubmitEvaluation(parsed->session, parsed->result, Acknowledge(reactor));
     return reactor;
   }
@@ -108,7 +119,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
                       v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();
     Result<ReturnFromClient> parsed = FromProto(*request);
-    if (!parsed.ok()) return Refuse(reactor, parsed.status());
+    if (Status status = Check(*context, parsed); !status.ok()) return Refuse(reactor, status);
     core_.ReturnTask(parsed->session, parsed->task, parsed->why, Acknowledge(reactor));
     return reactor;
   }
@@ -117,22 +128,34 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
                  v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();
     Result<SessionId> session = FromProto(request->session());
-    if (!session.ok()) return Refuse(reactor, session.status());
+    Status status = session.status();
+    if (status.ok()) status = gate_.CheckClient(CallerOf(*context), session->client);
+    if (!status.ok()) return Refuse(reactor, status);
     core_.Leave(std::move(session).value(), Acknowledge(reactor));
     return reactor;
   }
 
  private:
+  // Whether a request could be read, and its caller may speak for the session's client.
+  template <typename T>
+  Status Check(const grpc::CallbackServerContext& context, const Result<T>& request) const {
+    if (!request.ok()) return request.status();
+    return gate_.CheckClient(CallerOf(context), request->session.client);
+  }
+
   CoordinatorCore& core_;
+  Gatekeeper& gate_;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  explicit AdminService(CoordinatorCore& core) : core_(core) {}
+  AdminService(CoordinatorCore& core, Gatekeeper& gate) : core_(core), gate_(gate) {}
 
   Reactor* Status(grpc::CallbackServerContext* context, const v1::StatusRequest*,
                   v1::StatusReply* reply) override {
     Reactor* reactor = context->DefaultReactor();
+    const fedmoe::Status allowed = gate_.CheckAdmin(CallerOf(*context), "status");
+    if (!allowed.ok()) return Refuse(reactor, allowed);
     core_.Status([reactor, reply](const Result<std::string>& json) {
       if (json.ok()) reply->set_json(*json);
       reactor->Finish(ToGrpc(json.status()));
@@ -141,33 +164,57 @@ class AdminService final : public v1::Admin::CallbackService {
   }
 
   Reactor* Stop(grpc::CallbackServerContext* context, const v1::Empty*, v1::Empty*) override {
-    core_.RequestStop(/*drain=*/false);
-    return Accept(context);
+    return RequestStop(*context, /*drain=*/false);
   }
 
   Reactor* Drain(grpc::CallbackServerContext* context, const v1::Empty*, v1::Empty*) override {
-    core_.RequestStop(/*drain=*/true);
-    return Accept(context);
+    return RequestStop(*context, /*drain=*/true);
+  }
+
+  Reactor* Revoke(grpc::CallbackServerContext* context, const v1::ClientName* request,
+                  v1::Empty*) override {
+    Reactor* reactor = context->DefaultReactor();
+    const Caller caller = CallerOf(*context);
+    fedmoe::Status status = gate_.CheckAdmin(caller, "revoke " + request->name());
+    if (status.ok()) status = gate_.Revoke(caller, request->name());
+    if (!status.ok()) return Refuse(reactor, status);
+    // Calls are refused from here on; what the client holds is given up now.
+    core_.Evict(request->name(), gate_.CheckClient({.name = request->name()}, request->name()),
+                Acknowledge(reactor));
+    return reactor;
+  }
+
+  Reactor* Restore(grpc::CallbackServerContext* context, const v1::ClientName* request,
+                   v1::Empty*) override {
+    Reactor* reactor = context->DefaultReactor();
+    const Caller caller = CallerOf(*context);
+    fedmoe::Status status = gate_.CheckAdmin(caller, "restore " + request->name());
+    if (status.ok()) status = gate_.Restore(caller, request->name());
+    reactor->Finish(ToGrpc(status));
+    return reactor;
   }
 
  private:
-  static Reactor* Accept(grpc::CallbackServerContext* context) {
-    Reactor* reactor = context->DefaultReactor();
-    reactor->Finish(grpc::Status::OK);
+  Reactor* RequestStop(grpc::CallbackServerContext& context, bool drain) {
+    Reactor* reactor = context.DefaultReactor();
+    const fedmoe::Status allowed = gate_.CheckAdmin(CallerOf(context), drain ? "drain" : "stop");
+    if (allowed.ok()) core_.RequestStop(drain);
+    reactor->Finish(ToGrpc(allowed));
     return reactor;
   }
 
   CoordinatorCore& core_;
+  Gatekeeper& gate_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core) {
-  return std::make_unique<CoordinatorService>(core);
+std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate) {
+  return std::make_unique<CoordinatorService>(core, gate);
 }
 
-std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core) {
-  return std::make_unique<AdminService>(core);
+std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate) {
+  return std::make_unique<AdminService>(core, gate);
 }
 
 }  // namespace fedmoe

@@ -1,10 +1,12 @@
 // The services themselves: each call is parsed, handed to the core, and answered from its callback.
-// No policy, no lock, no disk.
+// No lock, no disk but for an administrator's commands; the policy of who may call is the
+// gatekeeper's.
 #pragma once
 
 #include <memory>
 
 #include "coordinator/core.h"
+#include "coordinator/gatekeeper.h"
 
 namespace grpc {
 class Service;
@@ -12,8 +14,8 @@ class Service;
 
 namespace fedmoe {
 
-// The core must outlive the services.
-std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core);
-std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core);
+// The core and the gatekeeper must outlive the services.
+std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate);
+std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate);
 
 }  // namespace fedmoe

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <grpc/grpc_security_constants.h>
 
 #include "common/checksum.h"
 #include "common/file_system.h"
@@ -21,10 +22,14 @@ namespace {
 // its next step, for then reads and writes fail.
 class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
  public:
-  FetchReactor(CoordinatorCore& core, const v1::FetchShardsRequest& request) : core_(core) {
+  FetchReactor(CoordinatorCore& core, const Gatekeeper& gate, const Caller& caller,
+               const v1::FetchShardsRequest& request)
+      : core_(core) {
     Result<FetchFromClient> fetch = FromProto(request);
-    if (!fetch.ok()) {
-      Finish(ToGrpc(fetch.status()));
+    Status status = fetch.status();
+    if (status.ok()) status = gate.CheckClient(caller, fetch->session.client);
+    if (!status.ok()) {
+      Finish(ToGrpc(status));
       return;
     }
     fetch_ = std::move(fetch).value();
@@ -73,9 +78,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
 // Turns as above. The next read starts only when the chunk before it is in the spool.
 class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
  public:
-  UploadReactor(CoordinatorCore& core, v1::SubmitUpdateReply* reply) : core_(core), reply_(reply) {
-    StartRead(&chunk_);
-  }
+  explicit UploadReactor(UploadCall call) : call_(std::move(call)) { StartRead(&chunk_); }
   void OnDone() override { delete this; }
 
   void OnReadDone(bool ok) override {
@@ -91,9 +94,11 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     }
     Result<UpdateFromClient> update = FromProto(chunk_.header());
     if (!update.ok()) return Close(ToGrpc(update.status()));
+    const Status allowed = call_.gate.CheckClient(call_.caller, update->session.client);
+    if (!allowed.ok()) return Close(ToGrpc(allowed));
     total_bytes_ = update->header.total_bytes;
-    core_.BeginUpdate(std::move(update->session), std::move(update->header),
-                      [this](Result<UploadStart> start) { Started(std::move(start)); });
+    call_.core.BeginUpdate(std::move(update->session), std::move(update->header),
+                           [this](Result<UploadStart> start) { Started(std::move(start)); });
   }
 
   void Started(Result<UploadStart> start) {
@@ -137,7 +142,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   }
 
   void Answer(const Verdict& verdict) {
-    *reply_ = ToProto(verdict);
+    *call_.reply = ToProto(verdict);
     Close(grpc::Status::OK);
   }
 
@@ -147,8 +152,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     Finish(status);
   }
 
-  CoordinatorCore& core_;
-  v1::SubmitUpdateReply* const reply_;
+  const UploadCall call_;
   v1::UpdateChunk chunk_;
   std::shared_ptr<Upload> upload_;
   std::uint64_t received_ = 0;
@@ -157,14 +161,24 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(CoordinatorCore& core,
-                                                     const v1::FetchShardsRequest& request) {
-  return new FetchReactor(core, request);
+Caller CallerOf(const grpc::CallbackServerContext& context) {
+  Caller caller;
+  caller.peer = context.peer();
+  const std::shared_ptr<const grpc::AuthContext> connection = context.auth_context();
+  if (connection == nullptr || !connection->IsPeerAuthenticated()) return caller;
+  const auto names = connection->FindPropertyValues(GRPC_X509_CN_PROPERTY_NAME);
+  if (names.size() == 1) caller.name.assign(names[0].data(), names[0].size());
+  return caller;
 }
 
-grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(CoordinatorCore& core,
-                                                      v1::SubmitUpdateReply* reply) {
-  return new UploadReactor(core, reply);
+grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(CoordinatorCore& core, const Gatekeeper& gate,
+                                                     const Caller& caller,
+                                                     const v1::FetchShardsRequest& request) {
+  return new FetchReactor(core, gate, caller, request);
+}
+
+grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(UploadCall call) {
+  return new UploadReactor(std::move(call));
 }
 
 }  // namespace fedmoe

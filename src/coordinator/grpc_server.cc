@@ -15,17 +15,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "config/tls_options.h"
 #include "coordinator/grpc_handlers.h"
+#include "wire/credentials.h"
 #include "wire/grpc_log.h"
 
 namespace fedmoe {
 namespace {
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
-
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
-}
 
 // gRPC does not tell why it could not bind; the system does when it is asked again.
 std::string WhyNotBound(const std::string& address) {
@@ -85,26 +83,28 @@ void Configure(grpc::ServerBuilder& builder, int max_clients) {
 GrpcServer::GrpcServer() = default;
 GrpcServer::~GrpcServer() { Shutdown(0); }
 
-Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core,
-                                                      const std::string& address) {
+Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gatekeeper& gate,
+                                                      const std::string& address,
+                                                      const ServerTlsOptions& tls) {
   RouteGrpcLog();
   if (address.rfind(':') == std::string::npos) {
     return InvalidArgument("cannot listen on " + address + ": it must be HOST:PORT");
   }
+  FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(tls));
   std::unique_ptr<GrpcServer> server(new GrpcServer());
-  server->coordinator_ = MakeCoordinatorService(core);
-  server->admin_ = MakeAdminService(core);
+  server->coordinator_ = MakeCoordinatorService(core, gate);
+  server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
   Configure(builder, core.options().max_clients);
   int port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(address, credentials, &port);
   builder.RegisterService(server->coordinator_.get());
   builder.RegisterService(server->admin_.get());
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || port == 0) return CannotListen(address);
   const std::string host = HostOf(address);
   server->address_ = fmt::format("{}:{}", host, port);
-  if (!IsLoopback(host)) {
+  if (!tls.enabled() && !IsLoopback(address)) {
     spdlog::warn(
         "listening on {} without encryption or authentication: keep it within a network "
         "that you trust",

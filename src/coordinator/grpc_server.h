@@ -6,7 +6,9 @@
 
 #include "common/ids.h"
 #include "common/result.h"
+#include "config/tls_options.h"
 #include "coordinator/core.h"
+#include "coordinator/gatekeeper.h"
 
 namespace grpc {
 class Server;
@@ -15,14 +17,15 @@ class Service;
 
 namespace fedmoe {
 
-// Thread-safe. Destroying it ends every call at once; the core must outlive it.
+// Thread-safe. Destroying it ends every call at once; the core and the gatekeeper must outlive it.
 class GrpcServer {
  public:
   // Listens on `address`, "HOST:PORT"; port 0 is any free one. FAILED_PRECONDITION: "cannot listen
-  // on 127.0.0.1:7070: address already in use". Warns when others than this machine can connect,
-  // for there is no encryption.
-  static Result<std::unique_ptr<GrpcServer>> Start(CoordinatorCore& core,
-                                                   const std::string& address);
+  // on 127.0.0.1:7070: address already in use"; or as MakeServerCredentials. Warns when others than
+  // this machine can connect without encryption.
+  static Result<std::unique_ptr<GrpcServer>> Start(CoordinatorCore& core, Gatekeeper& gate,
+                                                   const std::string& address,
+                                                   const ServerTlsOptions& tls = {});
   ~GrpcServer();
 
   // With the port that was bound.

@@ -84,6 +84,11 @@ TEST(ClientConfigTest, KeysThatContradictEachOtherAreErrors) {
             "x.yaml:2: coordinator must name a port of 1 to 65535 (got 'localhost:0')");
   EXPECT_EQ(ClientErrors("name: a\nretry:\n  max_s: 0.1\n"),
             "x.yaml:3: retry.initial_s must be at most retry.max_s (got 0.2 > 0.1)");
+  EXPECT_EQ(ClientErrors("name: a\ntls:\n  ca: c.pem\n  key: k.pem\n"),
+            "x.yaml:4: tls.certificate and tls.key must be given together");
+  EXPECT_EQ(
+      ClientErrors("name: a\ntls:\n  certificate: c.pem\n  key: k.pem\n"),
+      "x.yaml:3: tls.certificate needs tls.ca, by which the coordinator's certificate is checked");
   EXPECT_EQ(ClientErrors("name: a\ndata:\n  dataset: idx\n  client_index: 4\n"
                          "  partition: {kind: iid, clients: 4}\n"),
             "x.yaml:4: data.client_index must be below data.partition.clients (got 4 >= 4)");

@@ -154,6 +154,20 @@ INSTANTIATE_TEST_SUITE_P(
              "fleet:\nalignment:\n  exploration:\n    strategy: contextual\n",
              "x.yaml:4: alignment.exploration.strategy contextual predicts loss or accuracy: "
              "fitness.signal must be loss, accuracy or sum (got affinity)"},
+        Case{"PlainBeyondThisMachine", "fleet:\nserver:\n  address: 0.0.0.0:7070\n",
+             "x.yaml:3: server.address must be of this machine alone without TLS (got "
+             "'0.0.0.0:7070'): set server.tls, or, within a network that you trust, "
+             "server.allow_plaintext to true"},
+        Case{"CertificateWithoutKey",
+             "model: {inputs: 2, classes: 2}\nserver:\n  tls:\n    certificate: c.pem\n",
+             "x.yaml:4: server.tls.certificate and server.tls.key must be given together"},
+        Case{"ClientsCertificatesWithoutOnesOwn",
+             "model: {inputs: 2, classes: 2}\nserver:\n  tls:\n    client_ca: c.pem\n",
+             "x.yaml:4: server.tls.client_ca needs server.tls.certificate and server.tls.key"},
+        Case{"TlsForALocalFleet",
+             "fleet:\nserver:\n  tls:\n    certificate: c.pem\n    key: k.pem\n",
+             "x.yaml:4: server.tls is for clients on other machines: leave it out, or the fleet "
+             "section, whose clients are started on this one"},
         Case{"MomentsAreNotStepped",
              "fleet:\nmodel:\n  gate:\n    normalise: population\naggregation:\n"
              "  learning_rate: 0.5\n",

@@ -147,7 +147,7 @@ TEST(FleetTest, AnEmptySectionIsTheDefaultFleet) {
 TEST(FleetTest, EachClientGetsItsIndexAndItsTurnInTheLists) {
   const CoordinatorConfig config = Load(
       "log: {level: warning}\n"
-      "server: {address: 10.0.0.1:9}\n"
+      "server: {address: 127.0.0.2:9}\n"
       "fleet:\n"
       "  clients: 3\n"
       "  threads: 2\n"
@@ -164,7 +164,7 @@ TEST(FleetTest, EachClientGetsItsIndexAndItsTurnInTheLists) {
   for (int i = 0; i < 3; ++i) {
     const ClientConfig& client = config.fleet[i];
     EXPECT_EQ(client.role, ClientRole::kTrainer);
-    EXPECT_EQ(client.coordinator, "10.0.0.1:9");
+    EXPECT_EQ(client.coordinator, "127.0.0.2:9");
     EXPECT_EQ(client.state_directory, "");
     EXPECT_EQ(client.data.client_index, i);
     EXPECT_EQ(client.data.domains.examples, 100);

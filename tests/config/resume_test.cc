@@ -25,12 +25,12 @@ TEST(ResumeConflictsTest, TheSameConfigurationHasNone) {
 }
 
 TEST(ResumeConflictsTest, WhatDoesNotTouchTheResultMayChange) {
-  EXPECT_THAT(
-      ResumeConflicts(Resolved({}), Resolved({"server.address=0.0.0.0:1", "server.worker_threads=8",
-                                              "log.level=debug", "log.live_table=false",
-                                              "storage.directory=elsewhere", "run.rounds=99",
-                                              "simulation.dropout=0.5"})),
-      IsEmpty());
+  EXPECT_THAT(ResumeConflicts(Resolved({}),
+                              Resolved({"server.address=0.0.0.0:1", "server.allow_plaintext=true",
+                                        "server.worker_threads=8", "log.level=debug",
+                                        "log.live_table=false", "storage.directory=elsewhere",
+                                        "run.rounds=99", "simulation.dropout=0.5"})),
+              IsEmpty());
 }
 
 TEST(ResumeConflictsTest, EveryOtherDifferenceIsNamedWithBothValues) {

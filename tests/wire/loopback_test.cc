@@ -89,8 +89,9 @@ class LoopbackTest : public ::testing::Test {
     run_directory_ = RunDirectory::Open(PosixFileSystem(), directory_.File("run")).value();
     core_ = CoordinatorCore::Start(options, PosixFileSystem(), *run_directory_, clock_, nullptr)
                 .value();
-    server_ = GrpcServer::Start(*core_, "127.0.0.1:0").value();
-    transport_ = MakeGrpcTransport(server_->address());
+    gate_ = Gatekeeper::Open(PosixFileSystem(), run_directory_->path(), {}).value();
+    server_ = GrpcServer::Start(*core_, *gate_, "127.0.0.1:0").value();
+    transport_ = MakeGrpcTransport(server_->address()).value();
   }
 
   Result<RegisterReply> Register(const std::string& instance = "key") {
@@ -119,6 +120,7 @@ class LoopbackTest : public ::testing::Test {
   TempDir directory_;
   SteadyClock clock_;
   std::unique_ptr<RunDirectory> run_directory_;
+  std::unique_ptr<Gatekeeper> gate_;
   std::unique_ptr<CoordinatorCore> core_;
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<Transport> transport_;
@@ -324,12 +326,12 @@ TEST_F(LoopbackTest, AParkedPollEndsWhenTheServerDoes) {
 
 TEST_F(LoopbackTest, APortThatIsTakenIsNamed) {
   EXPECT_EQ(
-      GrpcServer::Start(*core_, server_->address()).status(),
+      GrpcServer::Start(*core_, *gate_, server_->address()).status(),
       FailedPrecondition("cannot listen on " + server_->address() + ": address already in use"));
 }
 
 TEST_F(LoopbackTest, AnAddressWithoutAPortIsRefused) {
-  EXPECT_EQ(GrpcServer::Start(*core_, "localhost").status(),
+  EXPECT_EQ(GrpcServer::Start(*core_, *gate_, "localhost").status(),
             InvalidArgument("cannot listen on localhost: it must be HOST:PORT"));
 }
 

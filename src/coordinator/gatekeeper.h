@@ -1,0 +1,65 @@
+// Who may do what at the coordinator. Knows no gRPC: the shell tells who calls.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/file_system.h"
+#include "common/result.h"
+#include "config/tls_options.h"
+#include "storage/audit_log.h"
+
+namespace fedmoe {
+
+// The other end of a connection.
+struct Caller {
+  std::string name;  // common name on its certificate, which was verified; empty: it has none
+  std::string peer;  // "ipv4:127.0.0.1:50212", "ipv6:[::1]:50212" or "unix:..."
+  bool IsLocal() const;
+};
+
+// Thread-safe. What it decides, and what fedmoe-admin commands, goes to the audit log.
+class Gatekeeper {
+ public:
+  // Reads the names that were revoked from `directory`/revoked.txt, if it is there, and opens
+  // `directory`/audit.jsonl.
+  static Result<std::unique_ptr<Gatekeeper>> Open(FileSystem& files, const std::string& directory,
+                                                  const ServerTlsOptions& options);
+
+  // Whether the caller may speak for the client `name`. PERMISSION_DENIED:
+  //   "the certificate is of 'a', the client calls itself 'b'; set its name to 'a'"
+  //   "client 'a' has been revoked"
+  Status CheckClient(const Caller& caller, const std::string& name) const;
+  // What became of a registration.
+  void RecordRegistration(const Caller& caller, const std::string& name, const Status& outcome);
+
+  // Whether the caller may command: with mutual TLS by its certificate's name, else from this
+  // machine alone. PERMISSION_DENIED:
+  //   "fedmoe-admin needs a certificate of 'admin' (server.tls.admin); this one is of 'a'"
+  //   "without mutual TLS, fedmoe-admin works on the coordinator's own machine alone"
+  Status CheckAdmin(const Caller& caller, const std::string& command);
+
+  // Durable when it returns. Revoking what is revoked is no error. INVALID_ARGUMENT for what is no
+  // client's name.
+  Status Revoke(const Caller& caller, const std::string& name);
+  Status Restore(const Caller& caller, const std::string& name);
+  std::vector<std::string> Revoked() const;
+
+  AuditLog& audit() { return *audit_; }
+
+ private:
+  Gatekeeper(FileSystem& files, std::string path, ServerTlsOptions options);
+  Status Change(const Caller& caller, const std::string& name, bool revoke);
+
+  FileSystem& files_;
+  const std::string path_;  // of revoked.txt
+  const ServerTlsOptions options_;
+  std::unique_ptr<AuditLog> audit_;
+  mutable std::mutex mutex_;
+  std::set<std::string> revoked_;  // guarded by mutex_
+};
+
+}  // namespace fedmoe

@@ -1,0 +1,128 @@
+#include "storage/audit_log.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+namespace fedmoe {
+namespace {
+
+constexpr double kRepeatS = 10.0;
+constexpr std::size_t kMaxRejections = 64;
+
+std::string UtcNow() {
+  const auto now = std::chrono::system_clock::now();
+  const auto ms =
+      std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(now)), ms);
+}
+
+double SteadySeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The port of a peer is another for each connection.
+std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
+
+bool Alike(const AuditEvent& a, const AuditEvent& b) {
+  return a.client == b.client && a.certificate == b.certificate && a.detail == b.detail &&
+         HostOf(a.peer) == HostOf(b.peer);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<AuditLog>> AuditLog::Open(FileSystem& files, const std::string& path,
+                                                 std::size_t limit) {
+  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, files.OpenForAppend(path));
+  return std::unique_ptr<AuditLog>(new AuditLog(std::move(file), path, limit));
+}
+
+AuditLog::AuditLog(std::unique_ptr<WritableFile> file, std::string path, std::size_t limit)
+    : file_(std::move(file)), path_(std::move(path)), limit_(limit), thread_([this] { Write(); }) {}
+
+AuditLog::~AuditLog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void AuditLog::Record(AuditEvent event) {
+  Line line{.event = std::move(event), .time = UtcNow()};
+  {
+    const std::lock_guard lock(mutex_);
+    if (line.event.event == "rejected" && IsRepeated(line.event, SteadySeconds(), line.repeated)) {
+      return;
+    }
+    if (waiting_.size() >= limit_) {
+      ++dropped_;
+      return;
+    }
+    line.dropped = std::exchange(dropped_, 0);
+    waiting_.push_back(std::move(line));
+  }
+  changed_.notify_all();
+}
+
+// Called with the lock. If not, `repeated` is how often the event before it was.
+bool AuditLog::IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated) {
+  const auto known = std::find_if(rejections_.begin(), rejections_.end(),
+                                  [&](const Rejection& old) { return Alike(old.event, event); });
+  if (known != rejections_.end()) {
+    if (now_s - known->since_s < kRepeatS) {
+      ++known->repeated;
+      return true;
+    }
+    repeated = known->repeated;
+    rejections_.erase(known);
+  }
+  if (rejections_.size() == kMaxRejections) rejections_.pop_front();
+  rejections_.push_back({.event = event, .since_s = now_s});
+  return false;
+}
+
+void AuditLog::Flush() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return waiting_.empty() && !busy_; });
+}
+
+void AuditLog::Write() {
+  bool failed = false;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stop_ || !waiting_.empty(); });
+    if (waiting_.empty()) return;
+    const std::deque<Line> lines = std::exchange(waiting_, {});
+    busy_ = true;
+    lock.unlock();
+    std::string text;
+    for (const Line& line : lines) {
+      nlohmann::ordered_json json = {
+          {"time", line.time},           {"event", line.event.event},
+          {"client", line.event.client}, {"certificate", line.event.certificate},
+          {"peer", line.event.peer},     {"detail", line.event.detail}};
+      if (line.repeated > 0) json["repeated"] = line.repeated;
+      if (line.dropped > 0) json["dropped"] = line.dropped;
+      // Names come from the network: what is no UTF-8 must not end the log.
+      text += json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    }
+    Status status = file_->Append(AsBytes(std::string_view(text)));
+    if (status.ok()) status = file_->Sync();
+    if (!status.ok() && !std::exchange(failed, true)) {
+      spdlog::error("{}: events are lost: {}", path_, status.message());
+    }
+    lock.lock();
+    busy_ = false;
+    changed_.notify_all();
+  }
+}
+
+}  // namespace fedmoe

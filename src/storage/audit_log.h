@@ -1,0 +1,72 @@
+// Who was let in, who was turned away, and why: one JSON object a line.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "common/file_system.h"
+
+namespace fedmoe {
+
+struct AuditEvent {
+  // admitted, rejected, revoked, restored or commanded (by fedmoe-admin).
+  std::string event;
+  std::string client;       // the name in question: what it calls itself, or what was revoked
+  std::string certificate;  // common name on the caller's certificate; empty: none
+  std::string peer;         // "ipv4:192.0.2.7:50212"
+  std::string detail;       // why it was rejected; the command
+};
+
+// Appends to a file, in order, on a thread of its own: Record never waits for the disk. What was
+// recorded is synced within moments and when the log is destroyed; a power cut may take the last
+// lines. Equal rejections within 10 s are one line, which the next one counts ("repeated"). When
+// the disk does not keep up, events past `limit` waiting are dropped and counted in the next line
+// ("dropped"). Thread-safe.
+class AuditLog {
+ public:
+  static Result<std::unique_ptr<AuditLog>> Open(FileSystem& files, const std::string& path,
+                                                std::size_t limit = 4096);
+  ~AuditLog();
+  AuditLog(const AuditLog&) = delete;
+  AuditLog& operator=(const AuditLog&) = delete;
+
+  void Record(AuditEvent event);
+  // Blocks until all that was recorded is synced, or the disk has failed.
+  void Flush();
+
+ private:
+  struct Line {
+    AuditEvent event;
+    std::string time;
+    std::size_t repeated = 0;
+    std::size_t dropped = 0;
+  };
+  AuditLog(std::unique_ptr<WritableFile> file, std::string path, std::size_t limit);
+  bool IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated);
+  void Write();
+
+  const std::unique_ptr<WritableFile> file_;  // of the thread
+  const std::string path_;
+  const std::size_t limit_;
+
+  struct Rejection {
+    AuditEvent event;
+    double since_s = 0.0;
+    std::size_t repeated = 0;
+  };
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Line> waiting_;          // below, all guarded by mutex_
+  std::deque<Rejection> rejections_;  // those of the last 10 s, a few
+  std::size_t dropped_ = 0;
+  bool busy_ = false;
+  bool stop_ = false;
+  std::thread thread_;  // last: starts when all else is there
+};
+
+}  // namespace fedmoe

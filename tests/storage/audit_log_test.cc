@@ -1,0 +1,97 @@
+#include "storage/audit_log.h"
+
+#include <sstream>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/fault_file_system.h"
+#include "tests/support/temp_dir.h"
+
+namespace fedmoe {
+namespace {
+
+AuditEvent Rejected(const std::string& client, const std::string& peer = "ipv4:10.0.0.1:5") {
+  return {.event = "rejected", .client = client, .certificate = "c", .peer = peer, .detail = "no"};
+}
+
+class AuditLogTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<AuditLog> Open(FileSystem& files = PosixFileSystem(), std::size_t limit = 4096) {
+    return AuditLog::Open(files, directory_.File("audit.jsonl"), limit).value();
+  }
+  std::vector<nlohmann::json> Lines() {
+    std::istringstream text(
+        ReadFile(PosixFileSystem(), directory_.File("audit.jsonl"), 1 << 20).value());
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
+    return lines;
+  }
+
+  TempDir directory_;
+};
+
+TEST_F(AuditLogTest, KeepsTheOrderAndGoesOnWhereItWas) {
+  Open()->Record(
+      {.event = "admitted", .client = "a", .certificate = "a", .peer = "p", .detail = ""});
+  const auto log = Open();
+  log->Record(
+      {.event = "revoked", .client = "a", .certificate = "admin", .peer = "q", .detail = ""});
+  log->Record(Rejected("a"));
+  log->Flush();
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), 3U);
+  EXPECT_EQ(lines[0]["event"], "admitted");
+  EXPECT_EQ(lines[1]["event"], "revoked");
+  EXPECT_EQ(lines[1]["certificate"], "admin");
+  EXPECT_EQ(lines[2]["detail"], "no");
+  EXPECT_LE(lines[0]["time"], lines[2]["time"]);
+}
+
+// Whoever asks again and again does not fill the disk.
+TEST_F(AuditLogTest, EqualRejectionsAreOneLine) {
+  const auto log = Open();
+  for (int i = 0; i < 1000; ++i) log->Record(Rejected("a", "ipv4:10.0.0.1:" + std::to_string(i)));
+  log->Record(Rejected("a", "ipv4:10.0.0.2:5"));
+  log->Record(Rejected("b"));
+  for (int i = 0; i < 2; ++i) {
+    log->Record({.event = "admitted", .client = "a", .certificate = "", .peer = "p", .detail = ""});
+  }
+  log->Flush();
+  EXPECT_EQ(Lines().size(), 5U);
+}
+
+TEST_F(AuditLogTest, WhatIsNoTextIsWrittenAllTheSame) {
+  const auto log = Open();
+  log->Record(Rejected("\xff\n\"x"));
+  log->Flush();
+  ASSERT_EQ(Lines().size(), 1U);
+  EXPECT_EQ(Lines()[0]["client"], "\xEF\xBF\xBD\n\"x");
+}
+
+TEST_F(AuditLogTest, AFullDiskLosesEventsAndNothingElse) {
+  FaultFileSystem files(PosixFileSystem());
+  {
+    const auto log = Open(files);
+    files.FailFrom(files.operations(), FaultFileSystem::Fault::kNoSpace);
+    log->Record(Rejected("a"));
+    log->Flush();
+    files.Clear();
+    log->Record(Rejected("b"));
+    log->Flush();
+  }
+  ASSERT_EQ(Lines().size(), 1U);
+  EXPECT_EQ(Lines()[0]["client"], "b");
+}
+
+TEST_F(AuditLogTest, NeverHoldsMoreThanItsLimit) {
+  const auto log = Open(PosixFileSystem(), /*limit=*/0);
+  log->Record(Rejected("a"));
+  log->Flush();
+  EXPECT_TRUE(Lines().empty());
+}
+
+}  // namespace
+}  // namespace fedmoe
