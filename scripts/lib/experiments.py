@@ -84,7 +84,7 @@ EXPERIMENTS = {
         arms=MAIN_STRATEGIES, small=CIFAR_SMALL, data_seed=PARTITION_SEED),
     "languages": Experiment(
         title="Eight languages at equal client memory",
-        sweeps=languages("languages") + (Sweep("languages_none.sweep.yaml"),), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
+        sweeps=languages("languages") + (Sweep("languages_none.sweep.yaml", arm="none"),), arms=MAIN_STRATEGIES[:5] + ("dense", "wide", "full"), small=LANGUAGES_SMALL,
         data_seed=PARTITION_SEED),
     "languages_transformer": Experiment(
         title="Eight languages at equal client memory, with a decoder",

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/result.h"
-#include "config/tls_options.h"
+#include "common/tls_options.h"
 
 namespace fedmoe {
 

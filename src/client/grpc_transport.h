@@ -5,7 +5,7 @@
 #include <string>
 
 #include "client/transport.h"
-#include "config/tls_options.h"
+#include "common/tls_options.h"
 
 namespace fedmoe {
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/tls_options.h"
 #include "config/config_source.h"
-#include "config/tls_options.h"
 #include "data/data_options.h"
 #include "federation/capacity.h"
 #include "federation/task.h"

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "common/result.h"
+#include "common/tls_options.h"
 #include "config/client_config.h"
 #include "config/config_source.h"
 #include "config/simulation_config.h"
-#include "config/tls_options.h"
 #include "federation/round_machine.h"
 #include "federation/upcycle_options.h"
 #include "moe/model_options.h"

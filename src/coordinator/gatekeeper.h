@@ -9,7 +9,7 @@
 
 #include "common/file_system.h"
 #include "common/result.h"
-#include "config/tls_options.h"
+#include "common/tls_options.h"
 #include "storage/audit_log.h"
 
 namespace fedmoe {

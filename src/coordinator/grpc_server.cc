@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "config/tls_options.h"
+#include "common/tls_options.h"
 #include "coordinator/grpc_handlers.h"
 #include "wire/credentials.h"
 #include "wire/grpc_log.h"

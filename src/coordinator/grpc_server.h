@@ -6,7 +6,7 @@
 
 #include "common/ids.h"
 #include "common/result.h"
-#include "config/tls_options.h"
+#include "common/tls_options.h"
 #include "coordinator/core.h"
 #include "coordinator/gatekeeper.h"
 
