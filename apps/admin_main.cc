@@ -19,16 +19,17 @@ int Main(int argc, char** argv) {
   AdminCall call;
   call.address = "127.0.0.1:7070";
   app.add_option("--coordinator", call.address, "HOST:PORT")->capture_default_str();
-  app.add_option("--ca", call.tls.ca,
-                 "PEM certificates of those who may sign the coordinator's: TLS");
+  CLI::Option* authority = app.add_option(
+      "--ca", call.tls.ca, "PEM certificates of those who may sign the coordinator's: TLS");
   CLI::Option* certificate =
       app.add_option("--certificate", call.tls.certificate,
                      "PEM certificate of this administrator (server.tls.admin)");
   CLI::Option* key = app.add_option("--key", call.tls.key, "its PEM private key");
-  certificate->needs(key);
+  certificate->needs(key)->needs(authority);
   key->needs(certificate);
   app.add_option("--server-name", call.tls.server_name,
-                 "name on the coordinator's certificate, if it is not the host");
+                 "name on the coordinator's certificate, if it is not the host")
+      ->needs(authority);
   app.set_version_flag("--version", std::string("fedmoe-admin ") + kVersion);
   app.fallthrough();  // inherited by the subcommands below: options may stand behind them
   app.add_subcommand("status", "print the run's state as one JSON object");

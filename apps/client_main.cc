@@ -101,6 +101,11 @@ int Run(const ClientConfig& config) {
   const Result<std::unique_ptr<Transport>> transport =
       MakeGrpcTransport(config.coordinator, config.tls);
   if (!transport.ok()) return Fail(transport.status(), kExitConfiguration);
+  if (!config.tls.enabled() && !IsLoopback(config.coordinator)) {
+    spdlog::warn(
+        "the connection to {} is not encrypted (tls.ca): keep it within a network that you trust",
+        config.coordinator);
+  }
   SetTorchThreads(config.threads);
   if (const std::string warning = BlasWarning(DetectBlas()); !warning.empty())
     spdlog::warn("{}", warning);

@@ -28,7 +28,7 @@ double Norm(std::span<const float> values) {
 
 OptimizerState::OptimizerState(const TrainingOptions& options, std::size_t parameters,
                                std::vector<Range> gates, std::vector<Range> left_alone)
-    : options_(options), kept_(std::move(left_alone)) {
+    : options_(options), left_alone_(std::move(left_alone)), kept_(left_alone_) {
   if (options.gate_learning_rate != 0.0) gates_ = std::move(gates);
   kept_.insert(kept_.end(), gates_.begin(), gates_.end());
   std::size_t gate_values = 0;
@@ -44,6 +44,10 @@ double OptimizerState::Step(std::span<float> values, std::span<float> gradients,
   if (options_.fedprox_mu != 0.0) {
     const auto mu = static_cast<float>(options_.fedprox_mu);
     for (std::size_t i = 0; i < values.size(); ++i) gradients[i] += mu * (values[i] - received[i]);
+  }
+  // What is left alone has no say in the norm, either.
+  for (const Range& range : left_alone_) {
+    for (std::size_t i = range.begin; i < range.end; ++i) gradients[i] = 0.0F;
   }
   const double norm = Norm(gradients);
   if (!std::isfinite(norm)) return norm;

@@ -47,7 +47,8 @@ class OptimizerState {
 
   TrainingOptions options_;
   std::vector<Range> gates_;  // that have the rate of their own
-  std::vector<Range> kept_;   // these and what is left alone
+  std::vector<Range> left_alone_;
+  std::vector<Range> kept_;  // both
   std::vector<float> kept_values_;
   std::vector<double> gate_sums_;  // of their gradients
   std::vector<float> first_;       // momentum buffer, or AdamW's m

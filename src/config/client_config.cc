@@ -73,6 +73,9 @@ void CheckClient(const ClientConfig& config, ReadKeys& keys) {
         {"tls.certificate"},
         "tls.certificate needs tls.ca, by which the coordinator's certificate is checked");
   }
+  if (!tls.enabled() && !tls.server_name.empty()) {
+    keys.Complain({"tls.server_name"}, "tls.server_name needs tls.ca: without it there is no TLS");
+  }
   CheckData(config.data, "data.", keys);
 }
 

@@ -17,6 +17,7 @@ constexpr NumberRange Positive(double most) {
   return {.least = 0.0, .most = most, .above_least = true};
 }
 constexpr NumberRange kPositiveShare = {.least = 0.0, .most = 1.0, .above_least = true};
+constexpr NumberRange kBelowHalf = {.least = 0.0, .most = 0.5, .below_most = true};
 constexpr NumberRange kDecay = {.least = 0.0, .most = 1.0, .below_most = true};
 
 void AddModel(const SchemaSection& section, ModelOptions& model) {
@@ -181,6 +182,16 @@ void AddAggregation(const SchemaSection& section, AggregationOptions& aggregatio
                                    {"fedavgm", ServerOptimizer::kFedAvgM},
                                    {"fedadam", ServerOptimizer::kFedAdam},
                                    {"fedyogi", ServerOptimizer::kFedYogi}});
+  section.Choice<AggregationRule>("rule", aggregation.rule,
+                                  {{"mean", AggregationRule::kMean},
+                                   {"median", AggregationRule::kMedian},
+                                   {"trimmed_mean", AggregationRule::kTrimmedMean},
+                                   {"krum", AggregationRule::kKrum},
+                                   {"multi_krum", AggregationRule::kMultiKrum},
+                                   {"clip", AggregationRule::kClip}});
+  section.Number("trim", aggregation.trim, kBelowHalf);
+  section.Number("hostile", aggregation.hostile, kBelowHalf);
+  section.Number("clip_norm", aggregation.clip_norm, {0.0, 1e30});
   section.Number("learning_rate", aggregation.learning_rate, Positive(100.0));
   section.Number("momentum", aggregation.momentum, kDecay);
   section.Number("beta2", aggregation.beta2, kDecay);
@@ -276,10 +287,20 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
   }
   if (config.model.gate_normalisation == GateNormalisation::kPopulation &&
       (config.run.aggregation.optimizer != ServerOptimizer::kFedAvg ||
-       config.run.aggregation.learning_rate != 1.0)) {
-    keys.Complain({"model.gate.normalise", "aggregation.optimizer", "aggregation.learning_rate"},
-                  "model.gate.normalise population needs aggregation.optimizer fedavg and "
-                  "aggregation.learning_rate 1: moments are averaged, not stepped");
+       config.run.aggregation.learning_rate != 1.0 ||
+       config.run.aggregation.rule != AggregationRule::kMean)) {
+    keys.Complain({"model.gate.normalise", "aggregation.optimizer", "aggregation.learning_rate",
+                   "aggregation.rule"},
+                  "model.gate.normalise population needs aggregation.optimizer fedavg, "
+                  "aggregation.learning_rate 1 and aggregation.rule mean: moments are averaged, no "
+                  "more");
+  }
+  const Encoding encoding = config.run.training.upload.encoding;
+  if (config.model.gate_normalisation == GateNormalisation::kPopulation &&
+      (encoding == Encoding::kInt8 || encoding == Encoding::kInt4 || encoding == Encoding::kTopK)) {
+    keys.Complain({"model.gate.normalise", "transfer.up.encoding"},
+                  "model.gate.normalise population needs transfer.up.encoding f32, bf16 or f16: "
+                  "moments do not bear more rounding");
   }
   if (participation.per_round != 0 && participation.per_round < participation.min_clients) {
     keys.Complain(

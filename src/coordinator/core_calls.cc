@@ -235,13 +235,32 @@ void CoordinatorCore::Leave(SessionId session, Callback<bool> done) {
 }
 
 void CoordinatorCore::Evict(ClientId client, fedmoe::Status why, Callback<bool> done) {
+  {
+    std::lock_guard lock(mutex_);
+    sessions_.erase(client);
+  }
   Submit<bool>(std::move(done), [this, client = std::move(client),
                                  why = std::move(why)](Callback<bool> reply) {
     EndPoll(client, why);
     const auto known = state_.clients.find(client);
-    if (known != state_.clients.end() && known->second.connected) {
-      told_.insert(client);
-      Handle(ClientLeft{.at_ms = Now(), .client = client, .session = known->second.session});
+    if (known == state_.clients.end() || !known->second.connected) {
+      return DeferReply<bool>(reply, true);
+    }
+    // Given back for it: even a round that waits for lost clients does not wait for these.
+    std::vector<TaskId> open;
+    const auto collect = [&](const std::map<TaskId, TaskState>& tasks) {
+      for (const auto& [id, task] : tasks) {
+        if (task.assignment.client == client && task.status == TaskStatus::kOpen)
+          open.push_back(id);
+      }
+    };
+    collect(state_.tasks);
+    for (const auto& [version, evaluation] : state_.evaluations) collect(evaluation.tasks);
+    told_.insert(client);
+    // First, so that it is not drawn again.
+    Handle(ClientLeft{.at_ms = Now(), .client = client, .session = known->second.session});
+    for (const TaskId task : open) {
+      Handle(TaskReturned{.at_ms = Now(), .task = task, .client = client, .why = why.message()});
     }
     DeferReply<bool>(reply, true);
   });

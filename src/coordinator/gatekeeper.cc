@@ -33,8 +33,17 @@ Result<std::unique_ptr<Gatekeeper>> Gatekeeper::Open(FileSystem& files,
   if (files.Exists(gate->path_)) {
     FEDMOE_ASSIGN_OR_RETURN(const std::string text, ReadFile(files, gate->path_, kMaxRevokedBytes));
     std::istringstream lines(text);
+    int number = 0;
     for (std::string name; std::getline(lines, name);) {
-      if (!name.empty()) gate->revoked_.insert(name);
+      ++number;
+      // As an editor may leave it.
+      name.erase(name.find_last_not_of(" \t\r") + 1);
+      if (name.empty()) continue;
+      if (!IsValidClientId(name)) {
+        return InvalidArgument(fmt::format("{}:{}: '{}' is no client's name", gate->path_, number,
+                                           name.substr(0, 80)));
+      }
+      gate->revoked_.insert(name);
     }
   }
   FEDMOE_ASSIGN_OR_RETURN(gate->audit_, AuditLog::Open(files, JoinPath(directory, "audit.jsonl")));
@@ -62,7 +71,12 @@ void Gatekeeper::RecordRegistration(const Caller& caller, const std::string& nam
                   .detail = outcome.message()});
 }
 
-Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command) {
+Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
+                              const std::string& client) {
+  if (!client.empty() && !IsValidClientId(client)) {
+    return InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
+                           client.substr(0, 80) + "')");
+  }
   Status status;
   if (options_.mutual()) {
     if (caller.name != options_.admin) {
@@ -78,7 +92,7 @@ Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command) 
   // Status is asked for every second by some, and changes nothing.
   if (!status.ok() || command != "status") {
     audit_->Record({.event = status.ok() ? "commanded" : "rejected",
-                    .client = "",
+                    .client = client,
                     .certificate = caller.name,
                     .peer = caller.peer,
                     .detail = status.ok() ? command : command + ": " + status.message()});
@@ -99,14 +113,19 @@ Status Gatekeeper::Change(const Caller& caller, const std::string& name, bool re
     return InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
                            name.substr(0, 80) + "')");
   }
+  const std::lock_guard changing(changing_);
+  std::set<std::string> names;
   {
     const std::lock_guard lock(mutex_);
-    std::set<std::string> names = revoked_;
-    const bool changed = revoke ? names.insert(name).second : names.erase(name) > 0;
-    if (!changed) return Status::Ok();
-    std::string text;
-    for (const std::string& each : names) text += each + "\n";
-    FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, path_, std::string_view(text)));
+    names = revoked_;
+  }
+  const bool changed = revoke ? names.insert(name).second : names.erase(name) > 0;
+  if (!changed) return Status::Ok();
+  std::string text;
+  for (const std::string& each : names) text += each + "\n";
+  FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, path_, std::string_view(text)));
+  {
+    const std::lock_guard lock(mutex_);
     revoked_ = std::move(names);
   }
   spdlog::info("client {} is {}", name, revoke ? "revoked" : "restored");

@@ -25,7 +25,7 @@ struct Caller {
 class Gatekeeper {
  public:
   // Reads the names that were revoked from `directory`/revoked.txt, if it is there, and opens
-  // `directory`/audit.jsonl.
+  // `directory`/audit.jsonl. INVALID_ARGUMENT "DIR/revoked.txt:3: 'a b' is no client's name".
   static Result<std::unique_ptr<Gatekeeper>> Open(FileSystem& files, const std::string& directory,
                                                   const ServerTlsOptions& options);
 
@@ -40,10 +40,11 @@ class Gatekeeper {
   // machine alone. PERMISSION_DENIED:
   //   "fedmoe-admin needs a certificate of 'admin' (server.tls.admin); this one is of 'a'"
   //   "without mutual TLS, fedmoe-admin works on the coordinator's own machine alone"
-  Status CheckAdmin(const Caller& caller, const std::string& command);
+  // `client`: whom the command is about, if anyone. INVALID_ARGUMENT for what is no client's name.
+  Status CheckAdmin(const Caller& caller, const std::string& command,
+                    const std::string& client = "");
 
-  // Durable when it returns. Revoking what is revoked is no error. INVALID_ARGUMENT for what is no
-  // client's name.
+  // Durable when it returns. Revoking what is revoked is no error. INVALID_ARGUMENT as CheckAdmin.
   Status Revoke(const Caller& caller, const std::string& name);
   Status Restore(const Caller& caller, const std::string& name);
   std::vector<std::string> Revoked() const;
@@ -58,8 +59,9 @@ class Gatekeeper {
   const std::string path_;  // of revoked.txt
   const ServerTlsOptions options_;
   std::unique_ptr<AuditLog> audit_;
+  std::mutex changing_;  // held while a revocation is written, so that checks do not wait for it
   mutable std::mutex mutex_;
-  std::set<std::string> revoked_;  // guarded by mutex_
+  std::set<std::string> revoked_;  // guarded by mutex_; changed with changing_ held
 };
 
 }  // namespace fedmoe

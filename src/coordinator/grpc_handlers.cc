@@ -71,9 +71,14 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
     }
     core_.Register(std::move(parsed).value(),
                    [this, caller, name, reactor, reply](const Result<RegisterReply>& registered) {
-                     gate_.RecordRegistration(caller, name, registered.status());
-                     if (registered.ok()) *reply = ToProto(*registered);
-                     reactor->Finish(ToGrpc(registered.status()));
+                     fedmoe::Status outcome = registered.status();
+                     if (outcome.ok()) outcome = gate_.CheckClient(caller, name);
+                     gate_.RecordRegistration(caller, name, outcome);
+                     if (outcome.ok()) *reply = ToProto(*registered);
+                     // Revoked while it registered: what the core gave it, it gives back.
+                     if (registered.ok() && !outcome.ok())
+                       core_.Evict(name, outcome, [](const Result<bool>&) {});
+                     reactor->Finish(ToGrpc(outcome));
                    });
     return reactor;
   }
@@ -175,7 +180,7 @@ class AdminService final : public v1::Admin::CallbackService {
                   v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();
     const Caller caller = CallerOf(*context);
-    fedmoe::Status status = gate_.CheckAdmin(caller, "revoke " + request->name());
+    fedmoe::Status status = gate_.CheckAdmin(caller, "revoke", request->name());
     if (status.ok()) status = gate_.Revoke(caller, request->name());
     if (!status.ok()) return Refuse(reactor, status);
     // Calls are refused from here on; what the client holds is given up now.
@@ -188,7 +193,7 @@ class AdminService final : public v1::Admin::CallbackService {
                    v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();
     const Caller caller = CallerOf(*context);
-    fedmoe::Status status = gate_.CheckAdmin(caller, "restore " + request->name());
+    fedmoe::Status status = gate_.CheckAdmin(caller, "restore", request->name());
     if (status.ok()) status = gate_.Restore(caller, request->name());
     reactor->Finish(ToGrpc(status));
     return reactor;

@@ -1,6 +1,5 @@
 // The services themselves: each call is parsed, handed to the core, and answered from its callback.
-// No lock, no disk but for an administrator's commands; the policy of who may call is the
-// gatekeeper's.
+// No disk but for an administrator's commands; the policy of who may call is the gatekeeper's.
 #pragma once
 
 #include <memory>

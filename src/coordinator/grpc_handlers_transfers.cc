@@ -24,12 +24,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
  public:
   FetchReactor(CoordinatorCore& core, const Gatekeeper& gate, const Caller& caller,
                const v1::FetchShardsRequest& request)
-      : core_(core) {
+      : core_(core), gate_(gate), caller_(caller) {
     Result<FetchFromClient> fetch = FromProto(request);
-    Status status = fetch.status();
-    if (status.ok()) status = gate.CheckClient(caller, fetch->session.client);
-    if (!status.ok()) {
-      Finish(ToGrpc(status));
+    if (!fetch.ok()) {
+      Finish(ToGrpc(fetch.status()));
       return;
     }
     fetch_ = std::move(fetch).value();
@@ -45,6 +43,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
 
  private:
   void ReadNext() {
+    // A revocation reaches what is under way, too.
+    if (Status status = gate_.CheckClient(caller_, fetch_.session.client); !status.ok()) {
+      return Finish(ToGrpc(status));
+    }
     if (index_ < fetch_.shards.size() && offset_ == BytesOf(index_)) {
       ++index_;
       offset_ = 0;
@@ -69,6 +71,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   }
 
   CoordinatorCore& core_;
+  const Gatekeeper& gate_;
+  const Caller caller_;
   FetchFromClient fetch_;
   v1::ShardChunk chunk_;
   std::size_t index_ = 0;
@@ -94,8 +98,8 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     }
     Result<UpdateFromClient> update = FromProto(chunk_.header());
     if (!update.ok()) return Close(ToGrpc(update.status()));
-    const Status allowed = call_.gate.CheckClient(call_.caller, update->session.client);
-    if (!allowed.ok()) return Close(ToGrpc(allowed));
+    client_ = update->session.client;
+    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
     total_bytes_ = update->header.total_bytes;
     call_.core.BeginUpdate(std::move(update->session), std::move(update->header),
                            [this](Result<UploadStart> start) { Started(std::move(start)); });
@@ -108,7 +112,11 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     StartRead(&chunk_);
   }
 
+  // A revocation reaches what is under way, too.
+  Status Check() const { return call_.gate.CheckClient(call_.caller, client_); }
+
   void Append() {
+    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
     if (!chunk_.has_data()) {
       return Close(ToGrpc(InvalidArgument("only the first message may be a header")));
     }
@@ -135,6 +143,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   }
 
   void Judge() {
+    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
     upload_->Finish([this](Result<Verdict> verdict) {
       if (!verdict.ok()) return Close(ToGrpc(verdict.status()));
       Answer(*verdict);
@@ -153,6 +162,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   }
 
   const UploadCall call_;
+  ClientId client_;
   v1::UpdateChunk chunk_;
   std::shared_ptr<Upload> upload_;
   std::uint64_t received_ = 0;

@@ -1,10 +1,12 @@
 #include "coordinator/shard_merger.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "kernels/robust_rules.h"
 #include "kernels/server_step.h"
 #include "kernels/weighted_sum.h"
 #include "kernels/weighted_sum_encoded.h"
@@ -63,7 +65,104 @@ Status ShardMerger::Open() {
   if (moments >= 2 && base_.moment_count >= 2) {
     FEDMOE_ASSIGN_OR_RETURN(second_, inputs_.store.ReadMoments(base_, 1));
   }
+  return MeasureUpdates();
+}
+
+Status ShardMerger::MeasureUpdates() {
+  const AggregationRule rule = inputs_.options.rule;
+  const bool krum = rule == AggregationRule::kKrum || rule == AggregationRule::kMultiKrum;
+  if (!krum && rule != AggregationRule::kClip) return Status::Ok();
+  std::vector<std::size_t> used;
+  for (std::size_t i = 0; i < inputs_.updates.size(); ++i) {
+    const std::vector<int> blocks = inputs_.spec.BlocksOf(base_.shard);
+    const bool counts = std::any_of(blocks.begin(), blocks.end(), [&](int index) {
+      const BlockPlan* plan = PlanOf(index);
+      return plan != nullptr && plan->row_weights.empty() && plan->weights[i] > 0.0;
+    });
+    if (counts) used.push_back(i);
+  }
+  return krum ? MeasureKrum(used) : MeasureNorms(used);
+}
+
+Status ShardMerger::MeasureKrum(const std::vector<std::size_t>& used) {
+  const auto count = static_cast<int>(used.size());
+  if (count < 3) return Status::Ok();  // nobody to outvote
+  std::vector<double> distances(used.size() * used.size(), 0.0);
+  FEDMOE_RETURN_IF_ERROR(ForEachWindow(used, [&](auto sources, std::int64_t at, std::int64_t size) {
+    return AddSquaredDistances(sources, static_cast<std::uint64_t>(at),
+                               static_cast<std::uint64_t>(size), distances, inputs_.parallel);
+  }));
+  const int hostile = HostileCount(inputs_.options, count);
+  const int selected = inputs_.options.rule == AggregationRule::kKrum ? 1 : count - hostile;
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<int> chosen,
+                          SelectByKrum(distances, count, hostile, selected));
+  factors_.assign(inputs_.updates.size(), 0.0);
+  for (const int each : chosen) factors_[used[static_cast<std::size_t>(each)]] = 1.0;
   return Status::Ok();
+}
+
+Status ShardMerger::MeasureNorms(const std::vector<std::size_t>& used) {
+  if (used.empty()) return Status::Ok();
+  std::vector<double> norms(used.size(), 0.0);
+  for (std::size_t start = 0; start < used.size(); start += kGroup) {
+    const std::size_t size = std::min(kGroup, used.size() - start);
+    const std::vector<std::size_t> group(used.begin() + static_cast<std::ptrdiff_t>(start),
+                                         used.begin() + static_cast<std::ptrdiff_t>(start + size));
+    FEDMOE_RETURN_IF_ERROR(
+        ForEachWindow(group, [&](auto sources, std::int64_t at, std::int64_t count) {
+          return AddSquaredNorms(sources, static_cast<std::uint64_t>(at),
+                                 static_cast<std::uint64_t>(count),
+                                 std::span(norms).subspan(start, size), inputs_.parallel);
+        }));
+  }
+  double limit = inputs_.options.clip_norm;
+  if (limit == 0.0) {
+    std::vector<double> sorted = norms;
+    std::sort(sorted.begin(), sorted.end());
+    limit = std::sqrt(sorted[(sorted.size() - 1) / 2]);
+  }
+  factors_.assign(inputs_.updates.size(), 1.0);
+  for (std::size_t i = 0; i < used.size(); ++i) {
+    factors_[used[i]] = limit > 0.0 ? ClipFactor(norms[i], limit) : 0.0;
+  }
+  return Status::Ok();
+}
+
+Status ShardMerger::ForEachWindow(const std::vector<std::size_t>& group, const Measure& measure) {
+  for (const int index : inputs_.spec.BlocksOf(base_.shard)) {
+    const BlockPlan* plan = PlanOf(index);
+    if (plan == nullptr || !plan->row_weights.empty()) continue;
+    const std::int64_t elements = inputs_.spec.blocks[index].ElementCount();
+    for (std::int64_t at = 0; at < elements; at += WindowElements()) {
+      const std::int64_t count = std::min(WindowElements(), elements - at);
+      FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(group, index, at, count));
+      FEDMOE_RETURN_IF_ERROR(measure(sources, at, count));
+    }
+  }
+  return Status::Ok();
+}
+
+std::vector<double> ShardMerger::Ruled(const std::vector<double>& weights) const {
+  if (factors_.empty()) return weights;
+  std::vector<double> ruled(weights.size());
+  for (std::size_t i = 0; i < weights.size(); ++i) ruled[i] = weights[i] * factors_[i];
+  if (inputs_.options.rule == AggregationRule::kClip) return ruled;
+  // Those that Krum chose count alike.
+  const auto chosen = std::count_if(ruled.begin(), ruled.end(), [](double w) { return w > 0.0; });
+  for (double& weight : ruled) weight = weight > 0.0 ? 1.0 / static_cast<double>(chosen) : 0.0;
+  return ruled;
+}
+
+// Where all updates are looked at together, as many elements of all of them as otherwise of a
+// group's, but at least so many that AddSquaredDistances() adds in one order.
+std::int64_t ShardMerger::WindowElements() const {
+  const AggregationRule rule = inputs_.options.rule;
+  if (rule == AggregationRule::kMean || rule == AggregationRule::kClip) return kWindowElements;
+  const bool picks = rule == AggregationRule::kMedian || rule == AggregationRule::kTrimmedMean;
+  const std::int64_t least = std::int64_t{1} << (picks ? 12 : 18);
+  const auto updates = static_cast<std::int64_t>(std::max(kGroup, inputs_.updates.size()));
+  const std::int64_t even = kWindowElements * static_cast<std::int64_t>(kGroup) / updates;
+  return std::max(least, even / least * least);
 }
 
 Status ShardMerger::Write(const ShardContent::Sinks& sinks, const Consensus& consensus) {
@@ -111,8 +210,8 @@ Status ShardMerger::WriteBlock(int index, std::int64_t offset, const ShardConten
 Status ShardMerger::WriteRange(int index, std::int64_t offset, std::int64_t begin, std::int64_t end,
                                const std::vector<double>& weights, const ShardContent::Sinks& sinks,
                                const Consensus& consensus) {
-  for (std::int64_t at = begin; at < end; at += kWindowElements) {
-    FEDMOE_RETURN_IF_ERROR(Merge(index, offset, at, std::min(kWindowElements, end - at), weights));
+  for (std::int64_t at = begin; at < end; at += WindowElements()) {
+    FEDMOE_RETURN_IF_ERROR(Merge(index, offset, at, std::min(WindowElements(), end - at), weights));
     if (consensus) FEDMOE_RETURN_IF_ERROR(consensus(offset + at, window_));
     FEDMOE_RETURN_IF_ERROR(sinks.values(window_));
     if (!window_first_.empty()) FEDMOE_RETURN_IF_ERROR(sinks.first(window_first_));
@@ -124,10 +223,11 @@ Status ShardMerger::WriteRange(int index, std::int64_t offset, std::int64_t begi
 Status ShardMerger::Merge(int index, std::int64_t offset, std::int64_t at, std::int64_t count,
                           const std::vector<double>& weights) {
   LoadWindow(offset + at, count);
+  const std::vector<double> ruled = Ruled(weights);
   const bool changes =
-      std::any_of(weights.begin(), weights.end(), [](double weight) { return weight > 0.0; });
+      std::any_of(ruled.begin(), ruled.end(), [](double weight) { return weight > 0.0; });
   if (!changes) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(SumWindow(index, at, count, weights));
+  FEDMOE_RETURN_IF_ERROR(SumWindow(index, at, count, ruled));
   Apply();
   return CheckFinite(index);
 }
@@ -153,6 +253,10 @@ Status ShardMerger::SumWindow(int index, std::int64_t at, std::int64_t count,
   }
   const auto first = static_cast<std::uint64_t>(at);
   delta_.resize(static_cast<std::size_t>(count));
+  if (inputs_.options.rule == AggregationRule::kMedian ||
+      inputs_.options.rule == AggregationRule::kTrimmedMean) {
+    return PickWindow(used, index, at, count);
+  }
   if (used.size() <= kGroup) {
     FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(used, index, at, count));
     return WeightedSumEncoded(sources, used_weights, first, delta_, inputs_.parallel);
@@ -168,6 +272,17 @@ Status ShardMerger::SumWindow(int index, std::int64_t at, std::int64_t count,
   }
   RoundSums(sums_, delta_);
   return Status::Ok();
+}
+
+Status ShardMerger::PickWindow(const std::vector<std::size_t>& used, int index, std::int64_t at,
+                               std::int64_t count) {
+  FEDMOE_ASSIGN_OR_RETURN(const auto sources, ReadGroup(used, index, at, count));
+  const auto first = static_cast<std::uint64_t>(at);
+  if (inputs_.options.rule == AggregationRule::kMedian) {
+    return CoordinateMedian(sources, first, delta_, inputs_.parallel);
+  }
+  const int trim = TrimCount(inputs_.options, static_cast<int>(used.size()));
+  return TrimmedMean(sources, trim, first, delta_, inputs_.parallel);
 }
 
 // What the updates of the group have for the window; valid until the next call.

@@ -43,12 +43,14 @@ struct MergeInputs {
 };
 
 // Of one shard. Memory: a few windows, and where updates are compressed one for each of a group.
-// Not thread-safe.
+// The rules but mean and clip look at all updates of a window at once: windows are smaller then,
+// but every update has a file open. Not thread-safe.
 class ShardMerger {
  public:
   ShardMerger(const MergeInputs& inputs, const StoredShard& base) : inputs_(inputs), base_(base) {}
 
-  // Maps the shard's values and moments; first of all.
+  // Maps the shard's values and moments, and measures the updates where the rule asks for it; first
+  // of all.
   Status Open();
   // Hands the new values and moments to the sinks, window by window. `consensus`: what is done to
   // the values of a window before that, given the offset of its first element in the shard; may be
@@ -74,6 +76,19 @@ class ShardMerger {
   void LoadWindow(std::int64_t at, std::int64_t count);
   Status SumWindow(int index, std::int64_t at, std::int64_t count,
                    const std::vector<double>& weights);
+  // delta_ by the rule's own arithmetic, of the updates `used`.
+  Status PickWindow(const std::vector<std::size_t>& used, int index, std::int64_t at,
+                    std::int64_t count);
+  Status MeasureUpdates();
+  Status MeasureKrum(const std::vector<std::size_t>& used);
+  Status MeasureNorms(const std::vector<std::size_t>& used);
+  // Calls `measure` for the windows of every block of the shard that the group is in.
+  using Measure = std::function<Status(std::span<const EncodedValues> sources, std::int64_t at,
+                                       std::int64_t count)>;
+  Status ForEachWindow(const std::vector<std::size_t>& group, const Measure& measure);
+  // What the rule makes of the weights.
+  std::vector<double> Ruled(const std::vector<double>& weights) const;
+  std::int64_t WindowElements() const;
   Result<std::vector<EncodedValues>> ReadGroup(const std::vector<std::size_t>& group, int index,
                                                std::int64_t at, std::int64_t count);
   Result<PayloadReader*> Reader(std::size_t slot, std::size_t update, int index);
@@ -90,6 +105,8 @@ class ShardMerger {
 
   MergeInputs inputs_;
   StoredShard base_;
+  // By update, from MeasureUpdates(): kClip's factor; 1 or 0 for what Krum chose. Empty: as it is.
+  std::vector<double> factors_;
   std::vector<OpenBlock> open_;  // kept from window to window where one group is all
   std::unique_ptr<MappedRegion> values_, first_, second_;
   std::vector<float> window_, window_first_, window_second_, delta_;

@@ -126,6 +126,14 @@ double ConsensusShare(const AggregationOptions& options, double information) {
   return options.consensus * std::max(0.0, 1.0 - information / options.consensus_information);
 }
 
+int TrimCount(const AggregationOptions& options, int updates) {
+  return std::min(static_cast<int>(options.trim * updates), (updates - 1) / 2);
+}
+
+int HostileCount(const AggregationOptions& options, int updates) {
+  return std::min(static_cast<int>(options.hostile * updates), (updates - 3) / 2);
+}
+
 int MomentCount(ServerOptimizer optimizer) {
   switch (optimizer) {
     case ServerOptimizer::kFedAvg:

@@ -24,8 +24,24 @@ enum class ParticipationWeighting {
   kFedAU,  // "fedau": times the mean of its past participation gaps, in the trunk and each expert
 };
 
+// What the updates of a block, or of a shard, make together. But for the first, these keep a few
+// bad updates from steering the model (kernels/robust_rules.h), and look at no weight that a client
+// could claim, kClip apart.
+enum class AggregationRule {
+  kMean,         // "mean": weighted
+  kMedian,       // "median": of each element, over the updates that count in it
+  kTrimmedMean,  // "trimmed_mean": of each element, without the `trim` smallest and greatest
+  kKrum,         // "krum": the update that is nearest to its neighbours, shard by shard
+  kMultiKrum,    // "multi_krum": the mean of all but the `hostile` farthest ones
+  kClip,         // "clip": the weighted mean, no update of a shard longer than `clip_norm`
+};
+
 struct AggregationOptions {
   ServerOptimizer optimizer = ServerOptimizer::kFedAvg;
+  AggregationRule rule = AggregationRule::kMean;
+  double trim = 0.1;       // trimmed_mean: share of the updates on each side; below 0.5
+  double hostile = 0.2;    // krum, multi_krum: share of the updates that may be; below 0.5
+  double clip_norm = 0.0;  // clip: L2, over a shard; 0: the median of the updates' norms
   double learning_rate = 1.0;
   double momentum = 0.9;  // FedAvgM; FedAdam and FedYogi: beta_1
   double beta2 = 0.99;
@@ -43,6 +59,10 @@ struct AggregationOptions {
 // consensus * max(0, 1 - information / consensus_information): where the gate tells clients apart,
 // experts are to differ.
 double ConsensusShare(const AggregationOptions& options, double information);
+// Of `updates`: how many values are cut off on each side; fewer than half.
+int TrimCount(const AggregationOptions& options, int updates);
+// Of `updates`, at least 3: how many may be hostile, so few that Krum is left with enough others.
+int HostileCount(const AggregationOptions& options, int updates);
 // Moments a block needs: 0, 1 (FedAvgM) or 2 (FedAdam, FedYogi) arrays of its size.
 int MomentCount(ServerOptimizer optimizer);
 

@@ -201,7 +201,9 @@ void OnTaskReturned(Stepping& step, const TaskReturned& event) {
     const auto found = tasks.find(event.task);
     if (found == tasks.end()) return false;
     TaskState& task = found->second;
-    if (task.assignment.client != event.client || task.status != TaskStatus::kOpen) return false;
+    if (task.assignment.client != event.client) return false;
+    // That of a client that left may be given back for it.
+    if (task.status != TaskStatus::kOpen && task.status != TaskStatus::kLost) return false;
     task.status = TaskStatus::kLost;
     step.changed = true;
     return true;

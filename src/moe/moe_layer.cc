@@ -176,7 +176,8 @@ void MoeLayer::Choose(const ForwardOptions& options, GateOutput& output) const {
       const auto layer = static_cast<std::uint64_t>(layer_);
       key = key + options.gate_noise * NormalDraws(key.sizes(), MixKey({options.noise_key, layer}));
     }
-    if (selection_bias_.defined()) {
+    // The bias evens the load of the joint gate.
+    if (selection_bias_.defined() && !options.post_hoc_gate) {
       key = torch::softmax(key, 1) + selection_bias_.index_select(0, candidates_);
     }
     slots = std::get<1>(key.topk(chosen, /*dim=*/1));

@@ -58,7 +58,8 @@ Status CheckMlp(const ModelOptions& options) {
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "channels", options.channels));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "depth", options.depth));
   FEDMOE_RETURN_IF_ERROR(CheckUnused(options, "heads", options.heads));
-  FEDMOE_RETURN_IF_ERROR(CheckExtent("embedding", options.embedding, 0, kMaxExtent));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckExtent("embedding", options.embedding, 0, kMaxExtent / options.inputs));
   if (options.gate_input != GateInput::kSequence || options.embedding > 0) return Status::Ok();
   return InvalidArgument(
       "model.gate.input must be token or data for moe_mlp without model.embedding (got sequence): "
@@ -118,6 +119,12 @@ Status CheckOptions(const ModelOptions& options) {
         "model.gate.post_hoc_batches must be 0 with model.gate.mode local (got {}): nobody routes "
         "over all experts",
         options.post_hoc_batches));
+  }
+  if (options.post_hoc_batches > 0 && options.FreeExperts() > 0) {
+    return InvalidArgument(
+        fmt::format("model.gate.post_hoc_batches must be 0 with model.zero_computation (got {}): "
+                    "nobody trains a gate for what is nobody's",
+                    options.post_hoc_batches));
   }
   if (options.moe_layers == 0) return Status::Ok();
   FEDMOE_RETURN_IF_ERROR(

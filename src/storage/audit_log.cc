@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <span>
 #include <utility>
 
 #include <fmt/chrono.h>
@@ -13,7 +14,10 @@ namespace fedmoe {
 namespace {
 
 constexpr double kRepeatS = 10.0;
-constexpr std::size_t kMaxRejections = 64;
+constexpr std::size_t kMaxRecent = 256;
+constexpr int kMaxOfHost = 50;
+constexpr std::size_t kMaxHosts = 1024;
+constexpr std::size_t kMaxFieldBytes = 256;
 
 std::string UtcNow() {
   const auto now = std::chrono::system_clock::now();
@@ -31,20 +35,34 @@ double SteadySeconds() {
 std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
 bool Alike(const AuditEvent& a, const AuditEvent& b) {
-  return a.client == b.client && a.certificate == b.certificate && a.detail == b.detail &&
-         HostOf(a.peer) == HostOf(b.peer);
+  return a.event == b.event && a.client == b.client && a.certificate == b.certificate &&
+         a.detail == b.detail && HostOf(a.peer) == HostOf(b.peer);
 }
 
 }  // namespace
 
 Result<std::unique_ptr<AuditLog>> AuditLog::Open(FileSystem& files, const std::string& path,
                                                  std::size_t limit) {
+  bool torn = false;
+  if (files.Exists(path)) {
+    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> old, files.Open(path));
+    FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, old->Size());
+    char last = '\n';
+    if (size > 0) {
+      FEDMOE_RETURN_IF_ERROR(old->ReadAt(size - 1, std::as_writable_bytes(std::span(&last, 1))));
+    }
+    torn = last != '\n';
+  }
   FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, files.OpenForAppend(path));
-  return std::unique_ptr<AuditLog>(new AuditLog(std::move(file), path, limit));
+  return std::unique_ptr<AuditLog>(new AuditLog(std::move(file), path, torn, limit));
 }
 
-AuditLog::AuditLog(std::unique_ptr<WritableFile> file, std::string path, std::size_t limit)
-    : file_(std::move(file)), path_(std::move(path)), limit_(limit), thread_([this] { Write(); }) {}
+AuditLog::AuditLog(std::unique_ptr<WritableFile> file, std::string path, bool torn,
+                   std::size_t limit)
+    : file_(std::move(file)),
+      path_(std::move(path)),
+      limit_(limit),
+      thread_([this, torn] { Write(torn); }) {}
 
 AuditLog::~AuditLog() {
   {
@@ -56,13 +74,19 @@ AuditLog::~AuditLog() {
 }
 
 void AuditLog::Record(AuditEvent event) {
+  for (std::string* field : {&event.client, &event.certificate, &event.peer, &event.detail}) {
+    if (field->size() > kMaxFieldBytes) field->resize(kMaxFieldBytes);
+  }
   Line line{.event = std::move(event), .time = UtcNow()};
+  const bool rejected = line.event.event == "rejected";
+  const double now_s = SteadySeconds();
   {
     const std::lock_guard lock(mutex_);
-    if (line.event.event == "rejected" && IsRepeated(line.event, SteadySeconds(), line.repeated)) {
+    if ((rejected || line.event.event == "admitted") &&
+        IsRepeated(line.event, now_s, line.repeated)) {
       return;
     }
-    if (waiting_.size() >= limit_) {
+    if (waiting_.size() >= limit_ || (rejected && IsFlood(line.event, now_s))) {
       ++dropped_;
       return;
     }
@@ -74,19 +98,30 @@ void AuditLog::Record(AuditEvent event) {
 
 // Called with the lock. If not, `repeated` is how often the event before it was.
 bool AuditLog::IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated) {
-  const auto known = std::find_if(rejections_.begin(), rejections_.end(),
-                                  [&](const Rejection& old) { return Alike(old.event, event); });
-  if (known != rejections_.end()) {
+  const auto known = std::find_if(recent_.begin(), recent_.end(),
+                                  [&](const Recent& old) { return Alike(old.event, event); });
+  if (known != recent_.end()) {
     if (now_s - known->since_s < kRepeatS) {
       ++known->repeated;
       return true;
     }
     repeated = known->repeated;
-    rejections_.erase(known);
+    recent_.erase(known);
   }
-  if (rejections_.size() == kMaxRejections) rejections_.pop_front();
-  rejections_.push_back({.event = event, .since_s = now_s});
+  if (recent_.size() == kMaxRecent) recent_.pop_front();
+  recent_.push_back({.event = event, .since_s = now_s});
   return false;
+}
+
+// Called with the lock.
+bool AuditLog::IsFlood(const AuditEvent& event, double now_s) {
+  if (now_s - hosts_since_s_ >= kRepeatS) {
+    hosts_.clear();
+    hosts_since_s_ = now_s;
+  }
+  const std::string host = HostOf(event.peer);
+  if (!hosts_.contains(host) && hosts_.size() == kMaxHosts) return true;
+  return ++hosts_[host] > kMaxOfHost;
 }
 
 void AuditLog::Flush() {
@@ -94,7 +129,7 @@ void AuditLog::Flush() {
   changed_.wait(lock, [&] { return waiting_.empty() && !busy_; });
 }
 
-void AuditLog::Write() {
+void AuditLog::Write(bool torn) {
   bool failed = false;
   std::unique_lock lock(mutex_);
   while (true) {
@@ -103,7 +138,7 @@ void AuditLog::Write() {
     const std::deque<Line> lines = std::exchange(waiting_, {});
     busy_ = true;
     lock.unlock();
-    std::string text;
+    std::string text = torn ? "\n" : "";
     for (const Line& line : lines) {
       nlohmann::ordered_json json = {
           {"time", line.time},           {"event", line.event.event},
@@ -115,6 +150,7 @@ void AuditLog::Write() {
       text += json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
     }
     Status status = file_->Append(AsBytes(std::string_view(text)));
+    torn = !status.ok();  // part of it may stand there
     if (status.ok()) status = file_->Sync();
     if (!status.ok() && !std::exchange(failed, true)) {
       spdlog::error("{}: events are lost: {}", path_, status.message());

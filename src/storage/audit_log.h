@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -24,9 +25,10 @@ struct AuditEvent {
 
 // Appends to a file, in order, on a thread of its own: Record never waits for the disk. What was
 // recorded is synced within moments and when the log is destroyed; a power cut may take the last
-// lines. Equal rejections within 10 s are one line, which the next one counts ("repeated"). When
-// the disk does not keep up, events past `limit` waiting are dropped and counted in the next line
-// ("dropped"). Thread-safe.
+// lines, and leave one torn, behind which the next begins anew. Bounded, whoever calls: fields are
+// cut at 256 bytes; equal admissions and equal rejections within 10 s are one line, which the next
+// one counts ("repeated"); rejections past 50 of a host in 10 s, and what comes while `limit`
+// events wait for the disk, are dropped and counted in the next line ("dropped"). Thread-safe.
 class AuditLog {
  public:
   static Result<std::unique_ptr<AuditLog>> Open(FileSystem& files, const std::string& path,
@@ -46,15 +48,16 @@ class AuditLog {
     std::size_t repeated = 0;
     std::size_t dropped = 0;
   };
-  AuditLog(std::unique_ptr<WritableFile> file, std::string path, std::size_t limit);
+  AuditLog(std::unique_ptr<WritableFile> file, std::string path, bool torn, std::size_t limit);
   bool IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated);
-  void Write();
+  bool IsFlood(const AuditEvent& event, double now_s);
+  void Write(bool torn);
 
   const std::unique_ptr<WritableFile> file_;  // of the thread
   const std::string path_;
   const std::size_t limit_;
 
-  struct Rejection {
+  struct Recent {
     AuditEvent event;
     double since_s = 0.0;
     std::size_t repeated = 0;
@@ -62,7 +65,9 @@ class AuditLog {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Line> waiting_;          // below, all guarded by mutex_
-  std::deque<Rejection> rejections_;  // those of the last 10 s, a few
+  std::deque<Recent> recent_;         // admissions and rejections of the last 10 s, a few
+  std::map<std::string, int> hosts_;  // rejections by host since hosts_since_s_
+  double hosts_since_s_ = 0.0;
   std::size_t dropped_ = 0;
   bool busy_ = false;
   bool stop_ = false;

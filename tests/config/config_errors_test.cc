@@ -168,11 +168,17 @@ INSTANTIATE_TEST_SUITE_P(
              "fleet:\nserver:\n  tls:\n    certificate: c.pem\n    key: k.pem\n",
              "x.yaml:4: server.tls is for clients on other machines: leave it out, or the fleet "
              "section, whose clients are started on this one"},
+        Case{"MomentsAreNotRounded",
+             "fleet:\nmodel:\n  gate:\n    normalise: population\ntransfer:\n  up:\n"
+             "    encoding: topk\n",
+             "x.yaml:4: model.gate.normalise population needs transfer.up.encoding f32, bf16 or "
+             "f16: moments do not bear more rounding"},
         Case{"MomentsAreNotStepped",
              "fleet:\nmodel:\n  gate:\n    normalise: population\naggregation:\n"
              "  learning_rate: 0.5\n",
-             "x.yaml:4: model.gate.normalise population needs aggregation.optimizer fedavg and "
-             "aggregation.learning_rate 1: moments are averaged, not stepped"},
+             "x.yaml:4: model.gate.normalise population needs aggregation.optimizer fedavg, "
+             "aggregation.learning_rate 1 and aggregation.rule mean: moments are averaged, no "
+             "more"},
         Case{"Deterministic", "fleet:\nrun:\n  deterministic: true\n",
              "x.yaml:3: run.deterministic needs declared capacity: set fleet.capacity.measure to "
              "false"},

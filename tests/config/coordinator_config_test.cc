@@ -62,7 +62,8 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  max_batches: 12\n"
       "transfer: {up: {encoding: topk, top_k_fraction: 0.25, zstd: true}}\n"
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform, consensus: 0.5, "
-      "consensus_information: 1}\n"
+      "consensus_information: 1,\n"
+      "  rule: trimmed_mean, trim: 0.3, hostile: 0.4, clip_norm: 7}\n"
       "evaluation: {mode: clients}\n"
       "fitness: {signal: sum, claims: raw, trial_discount: 0.9}\n"
       "alignment:\n"
@@ -95,6 +96,10 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.training.max_batches, 12);
   EXPECT_EQ(config.run.aggregation.consensus, 0.5);
   EXPECT_EQ(config.run.aggregation.consensus_information, 1.0);
+  EXPECT_EQ(config.run.aggregation.rule, AggregationRule::kTrimmedMean);
+  EXPECT_EQ(config.run.aggregation.trim, 0.3);
+  EXPECT_EQ(config.run.aggregation.hostile, 0.4);
+  EXPECT_EQ(config.run.aggregation.clip_norm, 7.0);
   EXPECT_EQ(config.run.training.upload.encoding, Encoding::kTopK);
   EXPECT_EQ(config.run.training.upload.top_k_fraction, 0.25);
   EXPECT_TRUE(config.run.training.upload.zstd);

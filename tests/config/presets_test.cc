@@ -91,11 +91,10 @@ TEST(PresetsTest, AnMlpThatReadsTextEmbedsEveryIdOfTheWindow) {
 TEST(PresetsTest, TheExpertsOwnGatesAreMergedRowByRow) {
   ModelOptions options = Small();
   options.post_hoc_batches = 2;
-  options.zero_experts = 1;
   const ModelSpec spec = Build(options);
   EXPECT_TRUE(ValidateModelSpec(spec).ok()) << ValidateModelSpec(spec).message();
   const ParameterBlock& own = spec.blocks[spec.Find("gate.post_hoc")];
-  EXPECT_THAT(own.shape, ElementsAre(3, 4));
+  EXPECT_THAT(own.shape, ElementsAre(2, 4));
   EXPECT_EQ(own.merge, MergeRule::kRowsByTokens);
   EXPECT_EQ(own.owner, BlockOwner::kTrunk);
   EXPECT_EQ(spec.blocks[spec.Find("gate.weight")].merge, MergeRule::kByExamples);
@@ -453,6 +452,12 @@ TEST(PresetErrors, OfWhatIsForTheWholeModel) {
             }),
             "model.gate.post_hoc_batches must be 0 with model.gate.mode local (got 3): nobody "
             "routes over all experts");
+  EXPECT_EQ(with([](ModelOptions& o) {
+              o.post_hoc_batches = 3;
+              o.copy_experts = 1;
+            }),
+            "model.gate.post_hoc_batches must be 0 with model.zero_computation (got 3): nobody "
+            "trains a gate for what is nobody's");
 }
 
 TEST(PresetErrors, KeysThatMlpHasNoUseFor) {
@@ -467,7 +472,7 @@ TEST(PresetErrors, KeysThatMlpHasNoUseFor) {
             "model.gate.input must be token or data for moe_mlp without model.embedding (got "
             "sequence): an example is one token");
   EXPECT_EQ(with([](ModelOptions& o) { o.embedding = -1; }),
-            "model.embedding must be 0 to 1048576 (got -1)");
+            "model.embedding must be 0 to 209715 (got -1)");
   EXPECT_EQ(with([](ModelOptions& o) {
               o.embedding = 1;
               o.gate_input = GateInput::kSequence;

@@ -85,8 +85,21 @@ TEST_F(GatekeeperTest, WhoIsRevokedStaysSo) {
   EXPECT_THAT(Open(true)->Revoked(), ElementsAre("east"));
 }
 
+TEST_F(GatekeeperTest, TheNamesAreReadAsAnEditorLeavesThemOrNotAtAll) {
+  const std::string path = directory_.File("revoked.txt");
+  ASSERT_TRUE(
+      WriteFileAtomically(PosixFileSystem(), path, std::string_view("a\r\n\nb \t\nc")).ok());
+  EXPECT_THAT(Open(true)->Revoked(), ElementsAre("a", "b", "c"));
+  ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), path, std::string_view("a\n# gone\n")).ok());
+  EXPECT_EQ(Gatekeeper::Open(PosixFileSystem(), directory_.path(), {}).status(),
+            InvalidArgument(path + ":2: '# gone' is no client's name"));
+}
+
 TEST_F(GatekeeperTest, WhatIsNoNameIsNotRevoked) {
   const auto gate = Open(true);
+  EXPECT_EQ(gate->CheckAdmin(kNorth, "revoke", std::string(100, 'x')),
+            InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
+                            std::string(80, 'x') + "')"));
   EXPECT_EQ(
       gate->Revoke(kAdmin, "a\nb"),
       InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got 'a\nb')"));

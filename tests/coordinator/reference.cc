@@ -1,5 +1,8 @@
 // Aggregation once more, by plain loops over whole vectors.
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "tests/coordinator/fleet.h"
 
@@ -62,21 +65,118 @@ void StepElement(Parameter& parameter, std::size_t i, double delta, const Aggreg
   parameter.values[i] = static_cast<float>(x + o.learning_rate * step);
 }
 
+// The sum of (a - b)^2 over the blocks of a shard that are not merged by rows.
+double SquaredDistance(const ModelSpec& spec, int shard, const TrainResult& a,
+                       const TrainResult* b) {
+  double sum = 0.0;
+  for (const int index : spec.BlocksOf(shard)) {
+    if (spec.blocks[static_cast<std::size_t>(index)].merge == MergeRule::kRowsByTokens) continue;
+    const auto elements =
+        static_cast<std::size_t>(spec.blocks[static_cast<std::size_t>(index)].ElementCount());
+    for (std::size_t i = 0; i < elements; ++i) {
+      const float difference = DeltaOf(a, index)[i] - (b == nullptr ? 0.0F : DeltaOf(*b, index)[i]);
+      sum += static_cast<double>(difference) * difference;
+    }
+  }
+  return sum;
+}
+
+// By answer: whether Krum keeps it in the shard (1 or 0), or what clipping multiplies it by. Empty
+// where there is nobody to outvote, or no such rule.
+std::vector<double> FactorsOf(const ModelSpec& spec, int shard, const Answers& answers,
+                              const AggregationOptions& options) {
+  std::vector<double> factors;
+  std::vector<std::size_t> used;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const ParameterBlock& block =
+        spec.blocks[static_cast<std::size_t>(spec.BlocksOf(shard).front())];
+    if (WeightOf(spec, block, 0, answers[i].result.feedback) > 0.0) used.push_back(i);
+  }
+  const auto count = static_cast<int>(used.size());
+  if (options.rule == AggregationRule::kClip) {
+    std::vector<double> norms;
+    for (const std::size_t i : used) {
+      norms.push_back(std::sqrt(SquaredDistance(spec, shard, answers[i].result, nullptr)));
+    }
+    std::vector<double> sorted = norms;
+    std::sort(sorted.begin(), sorted.end());
+    const double limit =
+        options.clip_norm > 0.0 ? options.clip_norm : sorted[(sorted.size() - 1) / 2];
+    factors.assign(answers.size(), 1.0);
+    for (int i = 0; i < count; ++i) {
+      factors[used[static_cast<std::size_t>(i)]] =
+          std::min(1.0, limit / norms[static_cast<std::size_t>(i)]);
+    }
+  }
+  const bool krum = options.rule == AggregationRule::kKrum;
+  if ((!krum && options.rule != AggregationRule::kMultiKrum) || count < 3) return factors;
+  const int hostile = HostileCount(options, count);
+  std::vector<std::pair<double, std::size_t>> scores;
+  for (const std::size_t a : used) {
+    std::vector<double> distances;
+    for (const std::size_t b : used) {
+      if (a != b) {
+        distances.push_back(SquaredDistance(spec, shard, answers[a].result, &answers[b].result));
+      }
+    }
+    std::sort(distances.begin(), distances.end());
+    scores.push_back(
+        {std::accumulate(distances.begin(), distances.begin() + count - hostile - 2, 0.0), a});
+  }
+  std::sort(scores.begin(), scores.end());
+  factors.assign(answers.size(), 0.0);
+  for (int i = 0; i < (krum ? 1 : count - hostile); ++i) {
+    factors[scores[static_cast<std::size_t>(i)].second] = 1.0;
+  }
+  return factors;
+}
+
+// The middle of the values, or their mean without the outer ones.
+double PickOf(std::vector<double> values, const AggregationOptions& options) {
+  std::sort(values.begin(), values.end());
+  const auto count = static_cast<int>(values.size());
+  const int cut =
+      options.rule == AggregationRule::kMedian ? (count - 1) / 2 : TrimCount(options, count);
+  double sum = 0.0;
+  for (int i = cut; i < count - cut; ++i) sum += values[static_cast<std::size_t>(i)];
+  return sum / (count - 2 * cut);
+}
+
 void MergeBlock(const ModelSpec& spec, int index, const Answers& answers, Parameter& parameter,
                 const AggregationOptions& options) {
-  const ParameterBlock& block = spec.blocks[index];
+  const ParameterBlock& block = spec.blocks[static_cast<std::size_t>(index)];
   const std::int64_t rows = block.merge == MergeRule::kRowsByTokens ? block.shape[0] : 1;
   const std::int64_t row_elements = block.ElementCount() / rows;
+  const std::vector<double> factors = FactorsOf(spec, spec.ShardOf(index), answers, options);
+  const bool picks =
+      options.rule == AggregationRule::kMedian || options.rule == AggregationRule::kTrimmedMean;
+  const bool krum =
+      options.rule == AggregationRule::kKrum || options.rule == AggregationRule::kMultiKrum;
   for (std::int64_t row = 0; row < rows; ++row) {
+    std::vector<double> weights;
     double total = 0.0;
-    for (const auto& answer : answers) total += WeightOf(spec, block, row, answer.result.feedback);
-    if (!(total > 0.0)) continue;
+    for (std::size_t a = 0; a < answers.size(); ++a) {
+      weights.push_back(WeightOf(spec, block, row, answers[a].result.feedback));
+      // Whom Krum keeps counts alike, if there was anybody to outvote.
+      if (krum && !factors.empty()) weights[a] *= factors[a];
+      total += weights[a];
+    }
+    const auto kept =
+        std::count_if(weights.begin(), weights.end(), [](double w) { return w > 0.0; });
+    const bool alike = krum && !factors.empty();
+    const bool clips = !krum && !factors.empty();
+    if (kept == 0) continue;
     for (std::int64_t i = row * row_elements; i < (row + 1) * row_elements; ++i) {
       double sum = 0.0;
-      for (const auto& answer : answers) {
-        const double weight = WeightOf(spec, block, row, answer.result.feedback);
-        if (weight > 0.0) sum = std::fma(weight / total, DeltaOf(answer.result, index)[i], sum);
+      std::vector<double> values;
+      for (std::size_t a = 0; a < answers.size(); ++a) {
+        if (!(weights[a] > 0.0)) continue;
+        const double weight = alike ? 1.0 / static_cast<double>(kept) : weights[a] / total;
+        const double delta = DeltaOf(answers[a].result, index)[static_cast<std::size_t>(i)];
+        values.push_back(delta);
+        sum = std::fma(clips ? weight * factors[a] : weight, delta, sum);
       }
+      if (picks) sum = PickOf(values, options);
       StepElement(parameter, static_cast<std::size_t>(i), static_cast<float>(sum), options);
     }
   }

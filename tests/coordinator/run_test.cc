@@ -38,6 +38,41 @@ INSTANTIATE_TEST_SUITE_P(All, OptimizerTest,
                          ::testing::Values(ServerOptimizer::kFedAvg, ServerOptimizer::kFedAvgM,
                                            ServerOptimizer::kFedAdam, ServerOptimizer::kFedYogi));
 
+class RuleTest : public ::testing::TestWithParam<AggregationRule> {};
+
+TEST_P(RuleTest, TheModelIsWhatPlainLoopsMakeOfTheAnswers) {
+  CoreOptions options = FleetOptions();
+  options.run.rounds = 2;
+  options.run.aggregation.rule = GetParam();
+  options.run.aggregation.trim = 0.2;
+  options.run.aggregation.hostile = 0.25;
+  options.run.participation.min_clients = 11;
+  Fleet fleet(options, 11);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  options.run.aggregation.rule =
+      GetParam() == AggregationRule::kMean ? AggregationRule::kMedian : AggregationRule::kMean;
+  EXPECT_NE(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+}
+
+TEST_P(RuleTest, ConsensusMovesWhatTheRuleMade) {
+  CoreOptions options = FleetOptions();
+  options.run.rounds = 1;
+  options.run.aggregation.rule = GetParam();
+  options.run.aggregation.consensus = 0.3;
+  options.run.participation.min_clients = 9;
+  Fleet fleet(options, 9);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RuleTest,
+                         ::testing::Values(AggregationRule::kMean, AggregationRule::kMedian,
+                                           AggregationRule::kTrimmedMean, AggregationRule::kKrum,
+                                           AggregationRule::kMultiKrum, AggregationRule::kClip));
+
 TEST(RunTest, MoreClientsThanAreOpenAtOnceGiveTheSameModel) {
   CoreOptions options = FleetOptions();
   options.run.rounds = 1;

@@ -115,6 +115,18 @@ class SecurityTest(EndToEndTest):
         self.assertEqual([(line["event"], line["client"], line["certificate"]) for line in self.audit("revoked", "restored")],
                          [("revoked", "node-1", "admin"), ("restored", "node-1", "admin")])
 
+    def test_a_round_that_waits_for_all_does_not_wait_for_the_revoked(self):
+        coordinator = self.coordinator({"run": {"rounds": 2, "clients": {"min": 1}, "deterministic": True, "deadline_s": 0},
+                                        "server": self.tls_server()})
+        slow = self.client("node-1", self.address(), {**self.tls_client("node-1"), "data": {"domains": {"examples": 100000}}})
+        self.wait_for_log(slow, "round 1: training")
+        quick = self.client("node-0", self.address(), self.tls_client("node-0"))
+        self.wait_for_log(quick, "registered with")
+        self.assertEqual(self.admin("revoke", "node-1"), (0, "", ""))
+        self.expect_exit(coordinator, 0)
+        self.expect_exit(quick, 0)
+        self.assertEqual(read_summary(self.folder / "run")["rounds"], 2)
+
     def test_encryption_without_clients_certificates(self):
         coordinator = self.coordinator({"run": {"rounds": 1, "clients": {"min": 1}}, "server": self.tls_server(mutual=False)})
         client = self.client("anyone", self.address(), self.tls_client(""))

@@ -26,7 +26,9 @@ class AuditLogTest : public ::testing::Test {
     std::istringstream text(
         ReadFile(PosixFileSystem(), directory_.File("audit.jsonl"), 1 << 20).value());
     std::vector<nlohmann::json> lines;
-    for (std::string line; std::getline(text, line);) lines.push_back(nlohmann::json::parse(line));
+    for (std::string line; std::getline(text, line);) {
+      if (!line.empty()) lines.push_back(nlohmann::json::parse(line));
+    }
     return lines;
   }
 
@@ -58,9 +60,45 @@ TEST_F(AuditLogTest, EqualRejectionsAreOneLine) {
   log->Record(Rejected("b"));
   for (int i = 0; i < 2; ++i) {
     log->Record({.event = "admitted", .client = "a", .certificate = "", .peer = "p", .detail = ""});
+    log->Record({.event = "revoked", .client = "a", .certificate = "", .peer = "p", .detail = ""});
   }
   log->Flush();
-  EXPECT_EQ(Lines().size(), 5U);
+  EXPECT_EQ(Lines().size(), 6U);
+}
+
+// Nor does whoever asks under a thousand names, or under long ones.
+TEST_F(AuditLogTest, AFloodOfRejectionsIsCutOff) {
+  const auto log = Open();
+  for (int i = 0; i < 1000; ++i) log->Record(Rejected("a" + std::to_string(i)));
+  log->Record(Rejected(std::string(1 << 20, 'x'), "ipv4:10.0.0.2:5"));
+  log->Flush();
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), 51U);
+  EXPECT_EQ(lines.back()["client"], std::string(256, 'x'));
+  EXPECT_EQ(lines.back()["dropped"], 950);
+}
+
+TEST_F(AuditLogTest, ALineThatWasTornDoesNotTakeTheNextWithIt) {
+  FaultFileSystem files(PosixFileSystem());
+  {
+    const auto log = Open(files);
+    files.FailAt(files.operations(), FaultFileSystem::Fault::kShortWrite);
+    log->Record(Rejected("a"));
+    log->Flush();
+    log->Record(Rejected("b"));
+    log->Flush();
+    files.FailAt(files.operations(), FaultFileSystem::Fault::kShortWrite);
+    log->Record(Rejected("c"));
+  }
+  Open()->Record(Rejected("d"));
+  std::istringstream text(
+      ReadFile(PosixFileSystem(), directory_.File("audit.jsonl"), 1 << 20).value());
+  std::vector<std::string> whole;
+  for (std::string line; std::getline(text, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_discarded()) whole.push_back(json["client"]);
+  }
+  EXPECT_EQ(whole, (std::vector<std::string>{"b", "d"}));
 }
 
 TEST_F(AuditLogTest, WhatIsNoTextIsWrittenAllTheSame) {

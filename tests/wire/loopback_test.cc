@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "client/client_loop.h"
+#include "client/grpc_admin.h"
 #include "client/grpc_transport.h"
 #include "common/version.h"
 #include "coordinator/grpc_server.h"
@@ -203,6 +204,36 @@ TEST_F(LoopbackTest, AnUpdateIsJudgedOnce) {
   const auto unknown = transport_->SubmitUpdate(session, header, encode);
   ASSERT_TRUE(unknown.ok()) << unknown.status().ToString();
   EXPECT_EQ(unknown->reason, RejectReason::kUnknownTask) << unknown->detail;
+}
+
+// Neither an update nor a shard that was under way gets through.
+TEST_F(LoopbackTest, ARevocationReachesTransfersThatAreUnderWay) {
+  const Status denied = {StatusCode::kPermissionDenied, "client 'alice' has been revoked"};
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const UpdateHeader header{.task = task.task,
+                            .client = "alice",
+                            .round = task.round,
+                            .total_bytes = std::uint64_t{1} << 10,
+                            .feedback = ResultOf(task).feedback};
+  const auto admin = [&](const std::string& command) {
+    return CallAdmin(
+        {.address = server_->address(), .tls = {}, .command = command, .client = "alice"});
+  };
+  const auto verdict = transport_->SubmitUpdate(
+      session, header, [&](const std::function<Status(std::span<const std::byte>)>& sink) {
+        // The header is there by then, or will be refused itself.
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        EXPECT_TRUE(admin("revoke").ok());
+        return sink(std::vector<std::byte>(1 << 10));
+      });
+  EXPECT_EQ(verdict.status(), denied);
+  EXPECT_EQ(transport_->NextTask(session).status(), denied);
+  EXPECT_EQ(Register().status(), denied);
+  EXPECT_TRUE(admin("restore").ok());
+  // The session went with the revocation.
+  EXPECT_EQ(transport_->NextTask(session).status().code(), StatusCode::kAborted);
+  EXPECT_TRUE(Register().ok());
 }
 
 TEST_F(LoopbackTest, AnUpdateOverItsSizeIsRejectedBeforeItIsRead) {

@@ -9,6 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "moe/moe_model.h"
+#include "moe/torch.h"
 #include "tests/client/trainer/deep_fixture.h"
 
 namespace fedmoe {
@@ -143,6 +145,48 @@ TEST_F(DeepTrainerTest, SoupAndOwnGatesAreForTheWholeModel) {
   EXPECT_NE(loss_of(0.5, 0, {0, 1, 2, 3}), plain);
   EXPECT_NE(loss_of(0.0, 3, {0, 1, 2, 3}), plain);
   EXPECT_EQ(loss_of(0.5, 3, {0, 2}), loss_of(0.0, 0, {0, 2}));
+}
+
+// The rows that were learned are what an evaluation routes by.
+TEST_F(DeepTrainerTest, AnEvaluationRoutesByTheExpertsOwnGates) {
+  ModelOptions options = SmallTextMlp();
+  options.post_hoc_batches = 3;
+  UseModel(options);
+  TrainResult rows;
+  BlockDelta& own = rows.blocks.emplace_back();
+  own.parameter = spec_.Find("gate.post_hoc");
+  CounterRng rng(71);
+  for (int i = 0; i < 4 * 5; ++i) own.delta.push_back(static_cast<float>(3.0 * rng.NextNormal()));
+  Apply(rows);
+  task_.experts = {0, 1, 2, 3};
+  const auto text = MakeRandomText(10, 5);
+  const auto result = TrainerOf(MakeRandomText(20, 4), text)->Evaluate(task_, Shards(), {}, {});
+  ASSERT_TRUE(result.ok());
+
+  const auto model = BuildMoeModel(options, spec_, task_.experts);
+  for (const auto& [shard, values] : shards_) {
+    std::size_t offset = 0;
+    for (const int block : spec_.BlocksOf(shard)) {
+      torch::Tensor parameter = model->parameters().Parameter(block).detach();
+      std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(offset), parameter.numel(),
+                  parameter.data_ptr<float>());
+      offset += static_cast<std::size_t>(parameter.numel());
+    }
+  }
+  const auto loss_with = [&](bool post_hoc) {
+    double loss = 0.0;
+    for (const TextWindow& window : text.windows) {
+      std::vector<std::int64_t> ids(text.tokens.begin() + window.first,
+                                    text.tokens.begin() + window.first + 9);
+      const torch::Tensor all = torch::tensor(ids, torch::kInt64);
+      const MoeOutput output =
+          model->Forward(all.narrow(0, 0, 8).view({1, 8}), {.post_hoc_gate = post_hoc});
+      loss += torch::cross_entropy_loss(output.logits, all.narrow(0, 8, 1)).item<double>();
+    }
+    return loss;
+  };
+  EXPECT_NEAR(result->loss, loss_with(true), 1e-4);
+  EXPECT_GT(std::abs(result->loss - loss_with(false)), 1e-3);
 }
 
 TEST_F(DeepTrainerTest, TheSameTaskGivesTheSameBytesAugmentedToo) {
