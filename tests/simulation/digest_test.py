@@ -50,6 +50,13 @@ class DigestTest(SimulateTest):
         self.check({"transfer": {"up": {"encoding": "int8", "zstd": True}}, "run": {"rounds": 15}}, "--threads", 2)
         self.expect_learning()
 
+    def test_gates_by_the_population_and_after_the_training(self):
+        self.check({"model": {"soup": 0.2, "gate": {"input": "data", "normalise": "population", "post_hoc_batches": 3}}},
+                   "--threads", 2)
+
+    def test_a_robust_rule(self):
+        self.check({"aggregation": {"rule": "trimmed_mean", "trim": 0.34}}, "--threads", 2)
+
     def test_residuals_of_topk_beside_local_gates(self):
         """What a client has not sent yet stays with it."""
         self.check({"transfer": {"up": {"encoding": "topk", "top_k_fraction": 0.2}},
