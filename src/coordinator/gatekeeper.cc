@@ -15,6 +15,12 @@ constexpr std::uint64_t kMaxRevokedBytes = std::uint64_t{64} << 20;
 
 Status Denied(std::string why) { return {StatusCode::kPermissionDenied, std::move(why)}; }
 
+Status CheckName(const std::string& name) {
+  if (IsValidClientId(name)) return Status::Ok();
+  return InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
+                         name.substr(0, 80) + "')");
+}
+
 }  // namespace
 
 bool Caller::IsLocal() const {
@@ -73,10 +79,7 @@ void Gatekeeper::RecordRegistration(const Caller& caller, const std::string& nam
 
 Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
                               const std::string& client) {
-  if (!client.empty() && !IsValidClientId(client)) {
-    return InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
-                           client.substr(0, 80) + "')");
-  }
+  if (!client.empty()) FEDMOE_RETURN_IF_ERROR(CheckName(client));
   Status status;
   if (options_.mutual()) {
     if (caller.name != options_.admin) {
@@ -109,10 +112,7 @@ Status Gatekeeper::Restore(const Caller& caller, const std::string& name) {
 }
 
 Status Gatekeeper::Change(const Caller& caller, const std::string& name, bool revoke) {
-  if (!IsValidClientId(name)) {
-    return InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
-                           name.substr(0, 80) + "')");
-  }
+  FEDMOE_RETURN_IF_ERROR(CheckName(name));
   const std::lock_guard changing(changing_);
   std::set<std::string> names;
   {

@@ -72,13 +72,15 @@ Status ShardMerger::MeasureUpdates() {
   const AggregationRule rule = inputs_.options.rule;
   const bool krum = rule == AggregationRule::kKrum || rule == AggregationRule::kMultiKrum;
   if (!krum && rule != AggregationRule::kClip) return Status::Ok();
+  std::vector<const BlockPlan*> plans;
+  for (const int index : inputs_.spec.BlocksOf(base_.shard)) {
+    const BlockPlan* plan = PlanOf(index);
+    if (plan != nullptr && plan->row_weights.empty()) plans.push_back(plan);
+  }
   std::vector<std::size_t> used;
   for (std::size_t i = 0; i < inputs_.updates.size(); ++i) {
-    const std::vector<int> blocks = inputs_.spec.BlocksOf(base_.shard);
-    const bool counts = std::any_of(blocks.begin(), blocks.end(), [&](int index) {
-      const BlockPlan* plan = PlanOf(index);
-      return plan != nullptr && plan->row_weights.empty() && plan->weights[i] > 0.0;
-    });
+    const bool counts = std::any_of(plans.begin(), plans.end(),
+                                    [i](const BlockPlan* plan) { return plan->weights[i] > 0.0; });
     if (counts) used.push_back(i);
   }
   return krum ? MeasureKrum(used) : MeasureNorms(used);

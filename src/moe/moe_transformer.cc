@@ -42,12 +42,16 @@ MoeOutput MoeTransformer::Forward(const torch::Tensor& inputs,
   MoeOutput output;
   const std::int64_t width = options_.width;
   torch::Tensor features = torch::embedding(embedding_, inputs);
+  torch::Tensor shares;  // of the ids so far: the same for every layer
+  if (options_.gate_input == GateInput::kData && !options.without_experts) {
+    shares = RunningMean(torch::one_hot(inputs, options_.classes).to(torch::kFloat32));
+  }
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Block& block = blocks_[i];
     features = features + Attend(block, RmsNorm(features, block.attention_norm_scale));
     const torch::Tensor normed = RmsNorm(features, block.ffn_norm_scale);
     const torch::Tensor tokens = normed.view({-1, width});
-    const auto read = [&] { return Read(inputs, normed); };
+    const auto read = [&] { return Read(shares, normed); };
     features = features + RunFfn(i, tokens, read, options, output).view_as(features);
   }
   output.logits = torch::linear(RmsNorm(features, norm_scale_).view({-1, width}), head_weight_);
@@ -83,12 +87,12 @@ torch::Tensor MoeTransformer::Rotate(const torch::Tensor& heads) const {
   return torch::cat({first * cosine - second * sine, second * cosine + first * sine}, 3);
 }
 
-torch::Tensor MoeTransformer::Read(const torch::Tensor& inputs, const torch::Tensor& normed) const {
+torch::Tensor MoeTransformer::Read(const torch::Tensor& shares, const torch::Tensor& normed) const {
   switch (options_.gate_input) {
     case GateInput::kSequence:
       return RunningMean(normed);
     case GateInput::kData:
-      return RunningMean(torch::one_hot(inputs, options_.classes).to(torch::kFloat32));
+      return shares;
     default:
       return normed.view({-1, options_.width});
   }

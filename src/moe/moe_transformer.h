@@ -32,9 +32,9 @@ class MoeTransformer final : public MoeModel {
   };
   torch::Tensor Attend(const Block& block, const torch::Tensor& features) const;
   torch::Tensor Rotate(const torch::Tensor& heads) const;
-  // What the gate of a layer reads: [examples * positions, gate inputs]. normed: the features that
-  // its FFN gets, [examples, positions, width].
-  torch::Tensor Read(const torch::Tensor& inputs, const torch::Tensor& normed) const;
+  // What the gate of a layer reads: [examples * positions, gate inputs]. shares: of the ids so far,
+  // for a gate on the data; normed: the features that its FFN gets, [examples, positions, width].
+  torch::Tensor Read(const torch::Tensor& shares, const torch::Tensor& normed) const;
   // Over the positions so far: [examples * positions, features].
   torch::Tensor RunningMean(const torch::Tensor& features) const;
 
