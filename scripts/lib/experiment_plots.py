@@ -215,8 +215,11 @@ def plot_groups(pyplot, experiment, runs, path):
     """The last round's accuracy of each contender over the groups; the bars are a standard deviation."""
     groups = groups_of(runs)
     colour = colours(pyplot, experiment.arms)
-    figure, axes = panels(pyplot, 2)
-    for axis, metric in zip(axes, ("global_accuracy", "personalised_accuracy")):
+    # Local gates have no global accuracy; of runs that were never evaluated there is one empty panel.
+    metrics = [metric for metric in ("global_accuracy", "personalised_accuracy")
+               if any(run.final(metric) is not None for run in runs)] or ["global_accuracy"]
+    figure, axes = panels(pyplot, len(metrics))
+    for axis, metric in zip(axes, metrics):
         for arm in experiment.arms:
             points = []
             for index, group in enumerate(groups):
