@@ -12,6 +12,7 @@
 #include "apps/exit_codes.h"
 #include "common/logging.h"
 #include "common/signals.h"
+#include "common/unsynced_file_system.h"
 #include "common/version.h"
 #include "config/coordinator_config.h"
 #include "coordinator/core.h"
@@ -59,7 +60,8 @@ CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
                       .heartbeat_interval_ms = config.server.heartbeat_interval_ms,
                       .max_clients = config.server.max_clients,
                       .worker_threads = config.server.worker_threads,
-                      .keep_versions = config.storage.keep_versions};
+                      .keep_versions = config.storage.keep_versions,
+                      .durability = config.storage.durability};
   options.run.spec = std::move(spec);
   return options;
 }
@@ -119,9 +121,13 @@ int ExitCodeOf(const RunSummary& summary) {
 }
 
 int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
+  UnsyncedFileSystem unsynced(PosixFileSystem());
+  FileSystem& files = config.storage.durability == Durability::kFull
+                          ? PosixFileSystem()
+                          : static_cast<FileSystem&>(unsynced);
   const std::string path =
       config.storage.directory.empty() ? JoinPath("runs", config.name) : config.storage.directory;
-  Result<std::unique_ptr<RunDirectory>> directory = RunDirectory::Open(PosixFileSystem(), path);
+  Result<std::unique_ptr<RunDirectory>> directory = RunDirectory::Open(files, path);
   if (!directory.ok()) return Fail(directory.status(), kExitDirectory);
   const bool is_new = !(*directory)->HasRun();
   if (Status settled = SettleConfig(**directory, config, resume); !settled.ok())
@@ -142,12 +148,12 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
 
   // Outlives the core, whose last answers pass by it.
   const Result<std::unique_ptr<Gatekeeper>> gate =
-      Gatekeeper::Open(PosixFileSystem(), path, config.server.tls);
+      Gatekeeper::Open(files, path, config.server.tls);
   if (!gate.ok()) return FailNewRun(is_new, **directory, gate.status(), kExitDirectory);
   SteadyClock clock;
   Watcher watcher(config.live_table, config.run.rounds);
   Result<std::unique_ptr<CoordinatorCore>> core = CoordinatorCore::Start(
-      CoreOptionsOf(config, std::move(spec)), PosixFileSystem(), **directory, clock, &watcher);
+      CoreOptionsOf(config, std::move(spec)), files, **directory, clock, &watcher);
   if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
   Result<std::unique_ptr<GrpcServer>> server =
       GrpcServer::Start(**core, **gate, config.server.address, config.server.tls);

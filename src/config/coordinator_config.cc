@@ -253,6 +253,8 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   const SchemaSection storage = root.In("storage");
   storage.Text("directory", config.storage.directory);
   storage.Integer("keep_versions", config.storage.keep_versions, {0, 1'000'000});
+  storage.Choice("durability", config.storage.durability,
+                 {{"full", Durability::kFull}, {"none", Durability::kNone}});
   const SchemaSection log = root.In("log");
   AddLogLevel(log, config.log_level);
   log.Boolean("live_table", config.live_table);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "common/durability.h"
 #include "common/result.h"
 #include "common/tls_options.h"
 #include "config/client_config.h"
@@ -31,6 +32,7 @@ struct ServerOptions {
 struct StorageOptions {
   std::string directory;  // the run directory; empty: runs/<run.name>
   int keep_versions = 3;  // checkpoints kept, beside the last; 0 keeps all
+  Durability durability = Durability::kFull;
 };
 
 struct CoordinatorConfig {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/durability.h"
 #include "common/file_system.h"
 #include "common/result.h"
 #include "common/version.h"
@@ -42,6 +43,7 @@ struct CoreOptions {
   int max_clients = 1'000;
   int worker_threads = 2;
   int keep_versions = 3;
+  Durability durability = Durability::kFull;  // of the journal; files are as durable as `files` is
   std::size_t queue_limit = 4'096;  // commands waiting; more are refused with RESOURCE_EXHAUSTED
 };
 

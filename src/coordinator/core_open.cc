@@ -33,7 +33,7 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
 
 fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
-  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath()));
+  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath(), options_.durability));
   FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
   // Before the checkpoints are read, which are then of another model.
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());

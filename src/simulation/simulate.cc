@@ -8,9 +8,9 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/unsynced_file_system.h"
 #include "coordinator/live_table.h"
 #include "simulation/population.h"
-#include "simulation/unsynced_file_system.h"
 
 namespace fedmoe {
 namespace {

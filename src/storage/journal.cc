@@ -139,10 +139,12 @@ struct Journal::Database {
   }
 
   // The lock is taken before anything is read.
-  Status Prepare() {
+  Status Prepare(Durability durability) {
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA locking_mode = EXCLUSIVE"));
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL"));
-    FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA synchronous = FULL"));
+    const bool full = durability == Durability::kFull;
+    FEDMOE_RETURN_IF_ERROR(
+        Execute(full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = OFF"));
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA journal_size_limit = 4194304"));
     FEDMOE_ASSIGN_OR_RETURN(const int schema, QueryNumber("PRAGMA user_version"));
     if (schema == 0) return CreateSchema();
@@ -161,14 +163,14 @@ struct Journal::Database {
 Journal::Journal() : database_(std::make_unique<Database>()) {}
 Journal::~Journal() = default;
 
-Result<std::unique_ptr<Journal>> Journal::Open(const std::string& path) {
+Result<std::unique_ptr<Journal>> Journal::Open(const std::string& path, Durability durability) {
   std::unique_ptr<Journal> journal(new Journal());
   Database& database = *journal->database_;
   database.path = path;
   const int code = sqlite3_open_v2(path.c_str(), &database.handle,
                                    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
   if (code != SQLITE_OK) return database.Failure(code);
-  FEDMOE_RETURN_IF_ERROR(database.Prepare());
+  FEDMOE_RETURN_IF_ERROR(database.Prepare(durability));
   return journal;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/durability.h"
 #include "common/result.h"
 #include "federation/round_events.h"
 #include "federation/round_state.h"
@@ -20,13 +21,14 @@ struct RecoveredRun {
   std::vector<Event> events;  // since the snapshot, in order
 };
 
-// Used by the round thread only. WAL mode, synchronous=FULL: what Commit() returned OK for survives
-// a power cut.
+// Used by the round thread only. WAL mode; what Commit() returned OK for survives a power cut where
+// durability is full.
 class Journal {
  public:
   // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M: resume with
   // the build that began the run, or begin a new run".
-  static Result<std::unique_ptr<Journal>> Open(const std::string& path);
+  static Result<std::unique_ptr<Journal>> Open(const std::string& path,
+                                               Durability durability = Durability::kFull);
   ~Journal();
 
   // Facts of the run: "config", "spec_digest", "run_id", "version" of the build, "upcycle_digest"

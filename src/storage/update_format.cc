@@ -297,6 +297,21 @@ std::uint64_t EncodedUpdateBytes(std::span<const OutgoingBlock> blocks) {
   return bytes;
 }
 
+std::vector<std::byte> EncodeUpdatePreamble(TaskId task, std::uint32_t block_count,
+                                            std::uint64_t total_bytes) {
+  Preamble preamble;
+  preamble.block_count = block_count;
+  preamble.task = task;
+  preamble.total_bytes = total_bytes;
+  preamble.crc32c = HeaderCrc(preamble);
+  const std::span<const std::byte> bytes = BytesOf(preamble);
+  return {bytes.begin(), bytes.end()};
+}
+
+Status EncodeUpdateBlock(const OutgoingBlock& block, const Sink& sink) {
+  return SinkBlock(block, sink);
+}
+
 Status EncodeUpdate(TaskId task, std::span<const OutgoingBlock> blocks, const Sink& sink) {
   int previous = -1;
   for (const OutgoingBlock& block : blocks) {
@@ -307,12 +322,8 @@ Status EncodeUpdate(TaskId task, std::span<const OutgoingBlock> blocks, const Si
     }
     previous = block.parameter;
   }
-  Preamble preamble;
-  preamble.block_count = static_cast<std::uint32_t>(blocks.size());
-  preamble.task = task;
-  preamble.total_bytes = EncodedUpdateBytes(blocks);
-  preamble.crc32c = HeaderCrc(preamble);
-  FEDMOE_RETURN_IF_ERROR(sink(BytesOf(preamble)));
+  FEDMOE_RETURN_IF_ERROR(sink(EncodeUpdatePreamble(task, static_cast<std::uint32_t>(blocks.size()),
+                                                   EncodedUpdateBytes(blocks))));
   for (const OutgoingBlock& block : blocks) FEDMOE_RETURN_IF_ERROR(SinkBlock(block, sink));
   return Status::Ok();
 }

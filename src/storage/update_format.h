@@ -40,6 +40,13 @@ std::uint64_t EncodedUpdateBytes(std::span<const OutgoingBlock> blocks);
 Status EncodeUpdate(TaskId task, std::span<const OutgoingBlock> blocks,
                     const std::function<Status(std::span<const std::byte>)>& sink);
 
+// The parts of an update, for who sends the same blocks in many: an update is the preamble of its
+// task, then its blocks as they ascend. `total_bytes` counts the preamble's kUpdateAlignment bytes.
+std::vector<std::byte> EncodeUpdatePreamble(TaskId task, std::uint32_t block_count,
+                                            std::uint64_t total_bytes);
+Status EncodeUpdateBlock(const OutgoingBlock& block,
+                         const std::function<Status(std::span<const std::byte>)>& sink);
+
 // The block list of a complete update of `task`, structure checked (magic, version, lengths, header
 // checksums, padding, order), payloads not yet. The verdict's reason is kMalformed or kBadChecksum
 // where it is not well-formed.

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "simulation/unsynced_file_system.h"
+#include "common/unsynced_file_system.h"
 #include "simulation/virtual_run.h"
 #include "tests/config/load_yaml.h"
 #include "tests/support/temp_dir.h"

@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "common/unsynced_file_system.h"
 #include "storage/state_json.h"
 #include "tests/storage/storage_support.h"
-#include "tests/storage/unsynced_file_system.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/temp_dir.h"
 
@@ -46,7 +46,7 @@ class RunDirectoryTest : public ::testing::Test {
 
   TempDir directory_;
   std::string path_ = directory_.File("runs/one");
-  UnsyncedFileSystem disk_;
+  UnsyncedFileSystem disk_{PosixFileSystem()};
   FaultFileSystem files_{disk_};
 };
 

@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "common/unsynced_file_system.h"
 #include "storage/shard_store.h"
 #include "tests/storage/storage_support.h"
-#include "tests/storage/unsynced_file_system.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/temp_dir.h"
 
@@ -71,7 +71,7 @@ class ShardStoreFaults : public ::testing::Test {
     ASSERT_NO_FATAL_FAILURE(ExpectWhole(**opened, third));
   }
 
-  UnsyncedFileSystem disk_;
+  UnsyncedFileSystem disk_{PosixFileSystem()};
   ModelSpec spec_ = SmallSpec();
   TempDir directory_;
   std::string path_ = directory_.File("checkpoints");

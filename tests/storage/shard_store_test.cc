@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "common/unsynced_file_system.h"
 #include "storage/safetensors.h"
 #include "tests/storage/storage_support.h"
-#include "tests/storage/unsynced_file_system.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -34,7 +34,7 @@ class ShardStoreTest : public ::testing::Test {
     WriteAll(path_ + "/" + name, content);
   }
 
-  UnsyncedFileSystem disk_;
+  UnsyncedFileSystem disk_{PosixFileSystem()};
   ModelSpec spec_ = SmallSpec();
   TempDir directory_;
   std::string path_ = directory_.File("checkpoints");

@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/unsynced_file_system.h"
 #include "tests/storage/storage_support.h"
-#include "tests/storage/unsynced_file_system.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/temp_dir.h"
 
@@ -32,7 +32,7 @@ class SpoolTest : public ::testing::Test {
 
   TempDir directory_;
   std::string path_ = directory_.File("spool");
-  UnsyncedFileSystem disk_;
+  UnsyncedFileSystem disk_{PosixFileSystem()};
   FaultFileSystem files_{disk_};
 };
 

@@ -1,5 +1,5 @@
-// A file system without syncs: a simulation is not resumed after a power cut, and waiting for the
-// disk would be most of a short round.
+// A file system without syncs, for what need not survive a power cut: simulations, of whose short
+// rounds waiting for the disk would be the most, and runs with Durability::kNone.
 #pragma once
 
 #include "common/file_system.h"

@@ -1,4 +1,4 @@
-#include "simulation/unsynced_file_system.h"
+#include "common/unsynced_file_system.h"
 
 #include <utility>
 

@@ -1,0 +1,415 @@
+#include "loadgen/thin_client.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include <fmt/format.h>
+#include <grpcpp/alarm.h>
+#include <grpcpp/grpcpp.h>
+
+#include "common/checksum.h"
+#include "common/file_system.h"
+#include "common/version.h"
+#include "moe/model_options.h"
+#include "wire/from_proto.h"
+#include "wire/limits.h"
+#include "wire/status.h"
+#include "wire/to_proto.h"
+
+namespace fedmoe {
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+using Clock = std::chrono::steady_clock;
+
+constexpr Milliseconds kRetryInitialMs = 100;
+constexpr Milliseconds kRetryMaxMs = 5'000;
+constexpr std::chrono::seconds kUnaryDeadline{60};
+
+double Since(Clock::time_point begin) { return Seconds(Clock::now() - begin).count(); }
+
+// Shares that sum to 1 in each layer, some experts twice as likely as others.
+std::vector<double> RandomAffinity(const ModelSpec& spec, CounterRng& random) {
+  std::vector<double> affinity;
+  for (int layer = 0; layer < spec.layers && spec.experts > 0; ++layer) {
+    std::vector<double> shares(static_cast<std::size_t>(spec.ExpertsPerLayer()));
+    double sum = 0.0;
+    for (double& share : shares) sum += share = 0.5 + random.NextUniform();
+    for (const double share : shares) affinity.push_back(share / sum);
+  }
+  return affinity;
+}
+
+}  // namespace
+
+Result<const UpdateTemplate*> SharedTemplate::Get(const RegisterReply& run) {
+  const std::lock_guard lock(mutex_);
+  if (template_ == nullptr) {
+    FEDMOE_ASSIGN_OR_RETURN(const ModelOptions model, ParseModelOptions(run.preset, run.options));
+    FEDMOE_ASSIGN_OR_RETURN(const ModelSpec spec, BuildModelSpec(model));
+    template_ = std::make_unique<UpdateTemplate>(spec);
+  }
+  if (SpecDigest(template_->spec()) != run.spec_digest) {
+    return FailedPrecondition("the coordinator's model is not the one that this build makes of it");
+  }
+  return template_.get();
+}
+
+// The context of one call, known to its client while it is under way, so that Stop() reaches it.
+class ThinClient::Call {
+ public:
+  explicit Call(ThinClient& client) : client_(&client) {
+    const std::lock_guard lock(client.mutex_);
+    client.under_way_ = &context;
+    if (client.stopping_) context.TryCancel();
+  }
+  ~Call() { Done(); }
+  // First of all in the call's last callback: the client may be gone before this object is.
+  void Done() {
+    ThinClient* const client = std::exchange(client_, nullptr);
+    if (client == nullptr) return;
+    const std::lock_guard lock(client->mutex_);
+    if (client->under_way_ == &context) client->under_way_ = nullptr;
+  }
+  grpc::ClientContext context;
+
+ private:
+  ThinClient* client_;
+};
+
+class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
+ public:
+  Fetch(ThinClient& client, std::vector<ShardReference> shards)
+      : client_(client),
+        call_(client),
+        request_(FetchToProto(client.session_, shards)),
+        shards_(std::move(shards)) {
+    client_.stub_.async()->FetchShards(&call_.context, &request_, this);
+    StartRead(&chunk_);
+    StartCall();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;
+    const Status intact =
+        CheckChunk("shard chunk", chunk_.offset(), chunk_.data(), chunk_.crc32c());
+    bytes_ += chunk_.data().size();
+    if (!intact.ok()) {
+      broken_ = intact;
+      call_.context.TryCancel();
+    }
+    StartRead(&chunk_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    call_.Done();
+    ThinClient& client = client_;
+    Status outcome = broken_.ok() ? FromGrpc(status) : broken_;
+    std::uint64_t expected = 0;
+    for (const ShardReference& shard : shards_) {
+      expected += static_cast<std::uint64_t>(shard.bytes);
+    }
+    if (outcome.ok() && bytes_ != expected) {
+      outcome = DataLoss(fmt::format("{} of {} bytes of shards came", bytes_, expected));
+    }
+    client.observer_.OnShards(bytes_, Since(begin_));
+    delete this;
+    if (!outcome.ok()) return client.Recover(outcome);
+    client.held_.clear();
+    for (const ShardReference& shard : client.task_.shards) client.held_.push_back(shard.digest);
+    client.Think();
+  }
+
+ private:
+  ThinClient& client_;
+  Call call_;
+  const v1::FetchShardsRequest request_;
+  const std::vector<ShardReference> shards_;
+  v1::ShardChunk chunk_;
+  std::uint64_t bytes_ = 0;
+  Status broken_;
+  const Clock::time_point begin_ = Clock::now();
+};
+
+class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk> {
+ public:
+  Submit(ThinClient& client, bool cut)
+      : client_(client), call_(client), update_(client.template_->Make(client.task_)), cut_(cut) {
+    client_.stub_.async()->SubmitUpdate(&call_.context, &reply_, this);
+    *chunk_.mutable_header() =
+        ToProto(client.session_,
+                {.task = client.task_.task,
+                 .client = client.name_,
+                 .round = client.task_.round,
+                 .total_bytes = update_.total_bytes(),
+                 .feedback = client.template_->Feedback(client.task_, client.behaviour_.examples,
+                                                        client.affinity_)});
+    StartWrite(&chunk_);
+    StartCall();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return;  // OnDone says why
+    if (cut_ && sent_ >= update_.total_bytes() / 2) return call_.context.TryCancel();
+    std::string& data = *chunk_.mutable_data()->mutable_data();
+    data.resize(std::min<std::uint64_t>(kChunkBytes, update_.total_bytes() - sent_));
+    if (data.empty()) return StartWritesDone();
+    update_.Take(std::as_writable_bytes(std::span(data.data(), data.size())));
+    sent_ += data.size();
+    chunk_.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view(data))));
+    StartWrite(&chunk_);
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    call_.Done();
+    ThinClient& client = client_;
+    Result<Verdict> verdict = Verdict{};
+    if (const Status outcome = FromGrpc(status); !outcome.ok()) {
+      verdict = outcome;
+    } else {
+      verdict = FromProto(reply_);
+    }
+    const std::uint64_t sent = sent_;
+    const double seconds = Since(begin_);
+    const bool cut = cut_;
+    delete this;
+    if (cut && !client.stopping()) return client.Send();
+    if (!verdict.ok()) return client.Recover(verdict.status());
+    client.observer_.OnVerdict(client.task_, *verdict, sent, seconds);
+    client.backoff_.Reset();
+    client.Poll();
+  }
+
+ private:
+  ThinClient& client_;
+  Call call_;
+  TemplateUpdate update_;
+  const bool cut_;
+  v1::UpdateChunk chunk_;
+  v1::SubmitUpdateReply reply_;
+  std::uint64_t sent_ = 0;
+  const Clock::time_point begin_ = Clock::now();
+};
+
+ThinClient::ThinClient(std::string name, v1::Coordinator::Stub& stub, const Behaviour& behaviour,
+                       SharedTemplate& shared, FleetObserver& observer)
+    : name_(std::move(name)),
+      stub_(stub),
+      behaviour_(behaviour),
+      shared_(shared),
+      observer_(observer),
+      random_(CounterRng::For(behaviour.seed, name_, 0, "thin client")),
+      backoff_(name_, kRetryInitialMs, kRetryMaxMs) {}
+
+ThinClient::~ThinClient() = default;
+
+void ThinClient::Start() { Register(); }
+
+void ThinClient::Stop() {
+  std::function<void()> wake;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (under_way_ != nullptr) under_way_->TryCancel();
+    wake = wake_;
+  }
+  if (wake) wake();
+}
+
+void ThinClient::End(const Status& status) { observer_.OnEnd(status); }
+
+void ThinClient::After(Milliseconds delay_ms, std::function<void()> next) {
+  if (delay_ms <= 0 && !stopping()) return next();
+  const auto alarm = std::make_shared<grpc::Alarm>();
+  {
+    const std::lock_guard lock(mutex_);
+    wake_ = [alarm] { alarm->Cancel(); };
+  }
+  const Milliseconds delay = stopping() ? 0 : delay_ms;
+  alarm->Set(std::chrono::system_clock::now() + std::chrono::milliseconds(delay),
+             [this, alarm, next = std::move(next)](bool) {
+               {
+                 const std::lock_guard lock(mutex_);
+                 wake_ = nullptr;
+               }
+               if (stopping()) return End(Cancelled("stopped"));
+               next();
+             });
+}
+
+void ThinClient::Recover(const Status& status) {
+  if (stopping()) return End(Cancelled("stopped"));
+  switch (status.code()) {
+    case StatusCode::kUnavailable:
+    case StatusCode::kResourceExhausted:
+    case StatusCode::kDeadlineExceeded:
+    case StatusCode::kCancelled:
+    case StatusCode::kAborted:
+    case StatusCode::kDataLoss:
+      break;
+    default:
+      return End(status);
+  }
+  observer_.OnRetry(status);
+  After(backoff_.Next(), [this] { Register(); });
+}
+
+void ThinClient::Register() {
+  struct Registration {
+    explicit Registration(ThinClient& client) : call(client) {}
+    Call call;
+    v1::RegisterRequest request;
+    v1::RegisterReply reply;
+  };
+  const auto step = std::make_shared<Registration>(*this);
+  step->request = ToProto(RegisterRequest{
+      .client = name_,
+      .instance = "thin-" + name_.substr(0, 50),
+      .protocol_min = kProtocolMin,
+      .protocol_max = kProtocolMax,
+      .profile = {.examples = behaviour_.examples, .max_experts = behaviour_.max_experts}});
+  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
+  stub_.async()->Register(
+      &step->call.context, &step->request, &step->reply, [this, step](const grpc::Status& status) {
+        step->call.Done();
+        if (!status.ok()) return Recover(FromGrpc(status));
+        Result<RegisterReply> run = FromProto(step->reply);
+        if (!run.ok()) return End(run.status());
+        run_ = std::move(run).value();
+        Result<const UpdateTemplate*> made = shared_.Get(run_);
+        if (!made.ok()) return End(made.status());
+        template_ = *made;
+        if (affinity_.empty()) affinity_ = RandomAffinity(template_->spec(), random_);
+        session_ = {name_, run_.session};
+        observer_.OnRegistered();
+        Poll();
+      });
+}
+
+void ThinClient::Poll() {
+  if (stopping()) return End(Cancelled("stopped"));
+  struct Polling {
+    explicit Polling(ThinClient& client) : call(client) {}
+    Call call;
+    v1::NextTaskRequest request;
+    v1::NextTaskReply reply;
+  };
+  const auto step = std::make_shared<Polling>(*this);
+  *step->request.mutable_session() = ToProto(session_);
+  stub_.async()->NextTask(&step->call.context, &step->request, &step->reply,
+                          [this, step](const grpc::Status& status) {
+                            step->call.Done();
+                            if (!status.ok()) return Recover(FromGrpc(status));
+                            Result<NextTaskReply> next = FromProto(step->reply, name_);
+                            if (!next.ok()) return End(next.status());
+                            backoff_.Reset();
+                            switch (next->kind) {
+                              case NextTaskReply::Kind::kTask:
+                                return Take(std::move(next->task));
+                              case NextTaskReply::Kind::kNothingYet:
+                                return Poll();
+                              case NextTaskReply::Kind::kRunOver:
+                                return End(Status::Ok());
+                            }
+                          });
+}
+
+void ThinClient::Take(TaskAssignment task) {
+  task_ = std::move(task);
+  cut_ = false;
+  observer_.OnTask(task_);
+  if (task_.kind == TaskKind::kEvaluate) return Evaluate();
+  if (Draw(behaviour_.returns)) return ReturnTask();
+  if (Draw(behaviour_.vanishes)) {
+    return After(kRetryMaxMs, [this] { Register(); });
+  }
+  cut_ = Draw(behaviour_.cuts);
+  FetchShards();
+}
+
+void ThinClient::FetchShards() {
+  std::vector<ShardReference> missing;
+  for (const ShardReference& shard : task_.shards) {
+    if (std::find(held_.begin(), held_.end(), shard.digest) == held_.end())
+      missing.push_back(shard);
+  }
+  if (missing.empty()) return Think();
+  new Fetch(*this, std::move(missing));  // deletes itself when it is done
+}
+
+void ThinClient::Think() {
+  Milliseconds think_ms = behaviour_.think_ms;
+  if (behaviour_.jitter_ms > 0) {
+    think_ms += static_cast<Milliseconds>(
+        random_.NextBelow(static_cast<std::uint64_t>(behaviour_.jitter_ms) + 1));
+  }
+  Beat(think_ms);
+}
+
+// A sign of life every heartbeat interval, until the time is up.
+void ThinClient::Beat(Milliseconds left_ms) {
+  const Milliseconds interval = std::max<Milliseconds>(1, run_.heartbeat_interval_ms);
+  if (left_ms <= interval) return After(left_ms, [this] { Send(); });
+  After(interval, [this, left_ms, interval] {
+    struct Beating {
+      explicit Beating(ThinClient& client) : call(client) {}
+      Call call;
+      v1::HeartbeatRequest request;
+      v1::HeartbeatReply reply;
+    };
+    const auto step = std::make_shared<Beating>(*this);
+    step->request = HeartbeatToProto(session_, task_.task, 0.5);
+    step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
+    stub_.async()->Heartbeat(&step->call.context, &step->request, &step->reply,
+                             [this, step, left_ms, interval](const grpc::Status& status) {
+                               step->call.Done();
+                               if (!status.ok()) return Recover(FromGrpc(status));
+                               if (step->reply.cancel()) return Poll();
+                               Beat(left_ms - interval);
+                             });
+  });
+}
+
+void ThinClient::Send() {
+  new Submit(*this, std::exchange(cut_, false));  // deletes itself when it is done
+}
+
+void ThinClient::Evaluate() {
+  struct Evaluation {
+    explicit Evaluation(ThinClient& client) : call(client) {}
+    Call call;
+    v1::EvaluationResult request;
+    v1::Empty reply;
+  };
+  const auto step = std::make_shared<Evaluation>(*this);
+  step->request = ToProto(session_, EvaluationResult{.task = task_.task,
+                                                     .correct = random_.NextUniform() * 100.0,
+                                                     .loss = 100.0,
+                                                     .examples = 100.0});
+  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
+  stub_.async()->SubmitEvaluation(&step->call.context, &step->request, &step->reply,
+                                  [this, step](const grpc::Status& status) {
+                                    step->call.Done();
+                                    status.ok() ? Poll() : Recover(FromGrpc(status));
+                                  });
+}
+
+void ThinClient::ReturnTask() {
+  struct Return {
+    explicit Return(ThinClient& client) : call(client) {}
+    Call call;
+    v1::ReturnTaskRequest request;
+    v1::Empty reply;
+  };
+  const auto step = std::make_shared<Return>(*this);
+  step->request = ReturnToProto(session_, task_.task, "as the load generator was told");
+  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
+  stub_.async()->ReturnTask(&step->call.context, &step->request, &step->reply,
+                            [this, step](const grpc::Status& status) {
+                              step->call.Done();
+                              status.ok() ? Poll() : Recover(FromGrpc(status));
+                            });
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,122 @@
+// One client of the load generator: registers, polls, fetches, waits as long as training would
+// take, sends the template's update, and again. It holds no tensor and trains nothing.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/backoff.h"
+#include "common/counter_rng.h"
+#include "common/result.h"
+#include "federation/messages.h"
+#include "fedmoe/v1/coordinator.grpc.pb.h"
+#include "loadgen/update_template.h"
+
+namespace fedmoe {
+
+// How the clients of a fleet behave. Probabilities are for each training task.
+struct Behaviour {
+  Milliseconds think_ms = 0;   // between shards and update
+  Milliseconds jitter_ms = 0;  // added to it: uniform, from the seed
+  double returns = 0.0;        // gives the task back
+  double cuts = 0.0;           // breaks the upload off half-way, once; then sends it again
+  double vanishes = 0.0;       // says nothing more of the task and opens a new session
+  std::int64_t examples = 100;
+  int max_experts = 0;  // 0: no limit
+  std::uint64_t seed = 1;
+};
+
+// What the clients tell as it happens, on gRPC's threads; thread-safe, must not block.
+class FleetObserver {
+ public:
+  virtual ~FleetObserver() = default;
+  virtual void OnRegistered() {}
+  virtual void OnTask(const TaskAssignment&) {}
+  virtual void OnShards(std::uint64_t bytes, double seconds) {
+    static_cast<void>(bytes), static_cast<void>(seconds);
+  }
+  virtual void OnVerdict(const TaskAssignment&, const Verdict&, std::uint64_t bytes,
+                         double seconds) {
+    static_cast<void>(bytes), static_cast<void>(seconds);
+  }
+  // A call that failed and is made again.
+  virtual void OnRetry(const Status&) {}
+  // Once: OK where the run is over, else why the client gave up.
+  virtual void OnEnd(const Status&) {}
+};
+
+// Builds the template of the run's model when the first client has registered. Thread-safe.
+class SharedTemplate {
+ public:
+  // Errors of ParseModelOptions() and BuildModelSpec(), or FAILED_PRECONDITION where the spec is
+  // not the coordinator's.
+  Result<const UpdateTemplate*> Get(const RegisterReply& run);
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<UpdateTemplate> template_;
+};
+
+// One call is under way at a time, but for heartbeats; what follows is started from its callback.
+// Stop() is for any thread. Must outlive its calls: destroy it after OnEnd().
+class ThinClient {
+ public:
+  // All outlive the client.
+  ThinClient(std::string name, v1::Coordinator::Stub& stub, const Behaviour& behaviour,
+             SharedTemplate& shared, FleetObserver& observer);
+  ~ThinClient();
+  void Start();
+  // Ends the client at its next step and what it waits for now.
+  void Stop();
+
+ private:
+  class Call;
+  class Fetch;
+  class Submit;
+  class Wait;
+
+  void Register();
+  void Poll();
+  void Take(TaskAssignment task);
+  void FetchShards();
+  void Think();
+  void Beat(Milliseconds left_ms);
+  void Send();
+  void Evaluate();
+  void ReturnTask();
+  // Of any call but OK: another try, another session, or the end.
+  void Recover(const Status& status);
+  void After(Milliseconds delay_ms, std::function<void()> next);
+  void End(const Status& status);
+  bool stopping() const { return stopping_; }
+  bool Draw(double probability) { return probability > 0.0 && random_.NextUniform() < probability; }
+
+  const std::string name_;
+  v1::Coordinator::Stub& stub_;
+  const Behaviour& behaviour_;
+  SharedTemplate& shared_;
+  FleetObserver& observer_;
+
+  CounterRng random_;
+  Backoff backoff_;
+  std::vector<double> affinity_;
+  SessionId session_;
+  RegisterReply run_;
+  const UpdateTemplate* template_ = nullptr;
+  TaskAssignment task_;
+  std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
+  bool cut_ = false;          // the task's upload was broken off on purpose
+
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  grpc::ClientContext* under_way_ = nullptr;  // guarded by mutex_
+  std::function<void()> wake_;                // guarded by mutex_: ends the wait in hand
+};
+
+}  // namespace fedmoe
