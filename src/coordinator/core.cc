@@ -23,7 +23,8 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
       clock_(clock),
       observer_(observer),
       spec_digest_(SpecDigest(options_.run.spec)),
-      queue_(options_.queue_limit) {}
+      queue_(options_.queue_limit),
+      house_(std::make_shared<Housekeeping>()) {}
 
 CoordinatorCore::~CoordinatorCore() {
   queue_.Close();
@@ -95,26 +96,27 @@ void CoordinatorCore::Handle(const Event& event) {
     journal_->Append(event);
     journal_dirty_ = true;
   }
-  if (std::holds_alternative<CheckpointWritten>(event)) snapshot_due_ = true;
+  if (std::holds_alternative<CheckpointWritten>(event)) {
+    snapshot_due_ = true;
+    clean_up_due_ = true;
+    ++commits_;
+  }
   for (Action& action : result.actions) Execute(std::move(action));
 }
 
 fedmoe::Status CoordinatorCore::MakeDurable() {
   FEDMOE_RETURN_IF_ERROR(journal_->Commit().WithContext("journal"));
   journal_dirty_ = false;
-  // After the events that they tell of, and before a snapshot that forgets these.
-  const fedmoe::Status reported = WriteReports();
-  // No later time comes to write them at.
-  if (!reported.ok() && state_.phase == Phase::kFinished) return reported;
-  if (!snapshot_due_ || !reported.ok()) return fedmoe::Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(journal_->Snapshot(state_).WithContext("journal"));
-  snapshot_due_ = false;
-  CleanUpAfterCommit();
-  return fedmoe::Status::Ok();
+  if (state_.phase != Phase::kFinished) return fedmoe::Status::Ok();
+  // No later time comes for what is otherwise done beside the next round.
+  house_->Wait();
+  static_cast<void>(TakeHousekeeping());  // it is tried again
+  return Settle();
 }
 
 void CoordinatorCore::Flush() {
-  if (fatal_.ok() && (snapshot_due_ || journal_dirty_)) {
+  const bool changed = snapshot_due_ || journal_dirty_;
+  if (fatal_.ok() && changed) {
     if (const fedmoe::Status durable = MakeDurable(); !durable.ok()) OnFatal(durable);
   }
   if (!fatal_.ok()) {
@@ -127,17 +129,7 @@ void CoordinatorCore::Flush() {
   while (!deferred_.empty()) {
     for (auto& reply : std::exchange(deferred_, {})) reply(fedmoe::Status::Ok());
   }
-}
-
-void CoordinatorCore::CleanUpAfterCommit() {
-  std::set<TaskId> keep;
-  for (const auto& [task, state] : state_.tasks) keep.insert(task);
-  if (const fedmoe::Status cleaned = spool_->RemoveExcept(keep); !cleaned.ok())
-    spdlog::warn("spool: {}", cleaned.message());
-  std::set<ModelVersion> pinned{state_.version};
-  for (const auto& [version, evaluation] : state_.evaluations) pinned.insert(version);
-  const fedmoe::Status pruned = store_->Prune(options_.keep_versions, pinned);
-  if (!pruned.ok()) spdlog::warn("checkpoints: {}", pruned.message());
+  if (changed) KeepHouse();
 }
 
 void CoordinatorCore::OnFatal(const fedmoe::Status& status) {

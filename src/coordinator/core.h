@@ -22,6 +22,7 @@
 #include "common/result.h"
 #include "common/version.h"
 #include "coordinator/command_queue.h"
+#include "coordinator/housekeeping.h"
 #include "coordinator/worker_pool.h"
 #include "federation/messages.h"
 #include "federation/round_machine.h"
@@ -192,7 +193,15 @@ class CoordinatorCore {
   void OnFatal(const fedmoe::Status& status);
   void FinishIfToldAll();
   void EndHeldPolls();
-  void CleanUpAfterCommit();
+  // ---- Housekeeping (housekeeping.cc): what a commit leaves to do, off the way of the replies.
+  // Starts it on the pool, unless it is under way or nothing is due.
+  void KeepHouse();
+  HouseWork DueHouseWork();
+  // What came of the last one. Reports that could not be written wait for the next time; the error
+  // is theirs.
+  fedmoe::Status TakeHousekeeping();
+  // All of it here and now, and a snapshot. The run fails where the journal does.
+  fedmoe::Status Settle();
   void Conclude(RunStatus status, const std::string& detail);
   void AnswerVerdicts(TaskId task, const Verdict& verdict);
   std::string StatusJson() const;
@@ -208,9 +217,15 @@ class CoordinatorCore {
   }
   void DeferDelivery(const ClientId& client);
   void HandleUpdate(UpdateHeader header, const Verdict& content);
+  // An update whose bytes are durable, or not, as `kept` says; its name is not yet.
+  struct KeptUpdate {
+    UpdateHeader header;
+    fedmoe::Status kept;
+    Upload::VerdictDone done;
+  };
+  void SyncName(KeptUpdate update);
   void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
                  const Upload::VerdictDone& done);
-  fedmoe::Status WriteReports();
   fedmoe::Status CheckSession(const SessionId& session);
   const TaskState* FindTask(TaskId task) const;
   void DeliverTasks(const ClientId& client);
@@ -261,7 +276,11 @@ class CoordinatorCore {
   Milliseconds base_ms_ = 0;
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
-  bool snapshot_due_ = false;
+  bool snapshot_due_ = false;       // a round was committed since the last one
+  bool clean_up_due_ = false;       // since the last housekeeping
+  int commits_ = 0;                 // since the last snapshot
+  Milliseconds snapshot_ms_ = 0;    // when that was
+  std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory
   std::set<TaskId> keeping_;          // whose update is being made durable
@@ -287,6 +306,7 @@ class CoordinatorCore {
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
+  std::vector<KeptUpdate> kept_;  // whose names wait for a sync
 
   std::thread thread_;
 };

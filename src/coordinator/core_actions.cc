@@ -160,23 +160,6 @@ void CoordinatorCore::On(AbortRound& action) {
   if (observer_ != nullptr) observer_->OnAbort(action);
 }
 
-// One that cannot be written stays for the next time; until then the journal keeps the events that
-// it tells of.
-fedmoe::Status CoordinatorCore::WriteReports() {
-  while (!reports_.empty()) {
-    const fedmoe::Status written = directory_.AppendReport(reports_.front());
-    if (!written.ok()) {
-      const fedmoe::Status status =
-          written.WithContext("the report of round " + std::to_string(reports_.front().round) +
-                              " could not be written");
-      spdlog::error("{}", status.message());
-      return status;
-    }
-    reports_.erase(reports_.begin());
-  }
-  return fedmoe::Status::Ok();
-}
-
 void CoordinatorCore::On(Report& action) {
   RoundReport& report = action.report;
   const std::uint64_t down = bytes_down_, up = bytes_up_;

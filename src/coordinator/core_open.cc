@@ -110,7 +110,8 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   const bool completed = state_.phase == Phase::kFinished && state_.status == RunStatus::kCompleted;
   if (completed && state_.version >= options_.run.rounds) {
     // A crash or a full disk may have come between the end and what tells of it.
-    FEDMOE_RETURN_IF_ERROR(WriteReports());
+    HouseWork work = DueHouseWork();
+    FEDMOE_RETURN_IF_ERROR(work.Do());
     if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
     return FailedPrecondition(
         "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +

@@ -65,9 +65,38 @@ void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
   core_.pool_->Run([self = shared_from_this(), done] {
     const Status kept = self->file_->Keep();
     self->file_.reset();
-    CoordinatorCore& core = self->core_;
-    core.PostOr([&core, header = self->header_, kept, done] { core.CountKept(header, kept, done); },
-                [done] { done(Cancelled("the coordinator is going down")); });
+    self->core_.SyncName({self->header_, kept, done});
+  });
+}
+
+// Of updates that are kept while the disk is busy with others' names, one sync makes all durable:
+// the job that does it is queued behind their own.
+void CoordinatorCore::SyncName(KeptUpdate update) {
+  {
+    const std::lock_guard lock(mutex_);
+    kept_.push_back(std::move(update));
+    if (kept_.size() > 1) return;
+  }
+  pool_->Run([this] {
+    std::vector<KeptUpdate> group;
+    {
+      const std::lock_guard lock(mutex_);
+      group = std::exchange(kept_, {});
+    }
+    const fedmoe::Status synced = spool_->SyncNames();
+    for (KeptUpdate& each : group) {
+      if (each.kept.ok()) each.kept = synced;
+    }
+    const auto shared = std::make_shared<std::vector<KeptUpdate>>(std::move(group));
+    PostOr(
+        [this, shared] {
+          for (const KeptUpdate& each : *shared) CountKept(each.header, each.kept, each.done);
+        },
+        [shared] {
+          for (const KeptUpdate& each : *shared) {
+            each.done(Cancelled("the coordinator is going down"));
+          }
+        });
   });
 }
 

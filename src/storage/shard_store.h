@@ -94,7 +94,7 @@ class ShardStore {
   Status Prune(int keep, const std::set<ModelVersion>& pinned);
 
   // Bytes of a shard of any stored version, by digest. The digest is verified on the first read of
-  // each location after opening.
+  // each location that this object did not write itself.
   Result<std::unique_ptr<MappedRegion>> ReadShard(const Digest& digest) const;
   // Part of a shard's bytes, for streaming; at most 64 MiB.
   Status ReadShardAt(const Digest& digest, std::uint64_t offset, std::span<std::byte> out) const;

@@ -72,13 +72,12 @@ class SpooledUpdate final : public IncomingUpdate {
 
   Status Keep() override {
     FEDMOE_RETURN_IF_ERROR(status_);
-    if (!kept_) {
-      FEDMOE_RETURN_IF_ERROR(file_->Sync());
-      FEDMOE_RETURN_IF_ERROR(file_->Close());
-      FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
-      kept_ = true;
-    }
-    return files_.SyncDirectory(directory_);
+    if (kept_) return Status::Ok();
+    FEDMOE_RETURN_IF_ERROR(file_->Sync());
+    FEDMOE_RETURN_IF_ERROR(file_->Close());
+    FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
+    kept_ = true;
+    return Status::Ok();
   }
 
  private:
@@ -125,11 +124,13 @@ Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
 
 bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptName(task))); }
 
-Status Spool::RemoveExcept(const std::set<TaskId>& keep) {
+Status Spool::SyncNames() { return files_.SyncDirectory(directory_); }
+
+Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
   for (const std::string& name : names) {
     const std::optional<TaskId> task = TaskOf(name);
-    if (!task || keep.contains(*task)) continue;
+    if (!task || *task >= end || keep.contains(*task)) continue;
     FEDMOE_RETURN_IF_ERROR(files_.Remove(JoinPath(directory_, name)));
   }
   return Status::Ok();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <set>
 #include <span>
@@ -24,8 +25,8 @@ class IncomingUpdate {
   virtual std::uint64_t size() const = 0;
   // The bytes so far, for validation before they are kept.
   virtual Result<std::unique_ptr<RandomAccessFile>> Read() = 0;
-  // Sync, rename to the task's name, sync the directory: the update is durable when this returns
-  // OK.
+  // Syncs the bytes and gives the file its task's name. The update is durable once
+  // Spool::SyncNames() has returned OK after it.
   virtual Status Keep() = 0;
 };
 
@@ -38,8 +39,11 @@ class Spool {
   Result<std::unique_ptr<IncomingUpdate>> Begin(TaskId task, std::uint64_t announced_bytes);
   Result<std::unique_ptr<RandomAccessFile>> Read(TaskId task) const;
   bool Has(TaskId task) const;
-  // Removes every kept update except those of `keep`.
-  Status RemoveExcept(const std::set<TaskId>& keep);
+  // Makes the names of all updates kept so far durable: one sync for as many as there are.
+  Status SyncNames();
+  // Removes every kept update of a task below `end` except those of `keep`.
+  Status RemoveExcept(const std::set<TaskId>& keep,
+                      TaskId end = std::numeric_limits<TaskId>::max());
 
  private:
   Spool(FileSystem& files, std::string directory)

@@ -1,0 +1,100 @@
+#include "coordinator/housekeeping.h"
+
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "coordinator/core.h"
+
+namespace fedmoe {
+namespace {
+
+// A snapshot costs as much as a short round: it is taken after so many commits, or this much time.
+// A restart replays what came since.
+constexpr int kCommitsPerSnapshot = 32;
+constexpr Milliseconds kSnapshotMs = 1'000;
+
+}  // namespace
+
+Status HouseWork::Do() {
+  while (!reports.empty()) {
+    const Status written = directory->AppendReport(reports.front());
+    if (!written.ok()) {
+      const Status status = written.WithContext(
+          "the report of round " + std::to_string(reports.front().round) + " could not be written");
+      spdlog::error("{}", status.message());
+      return status;
+    }
+    reports.erase(reports.begin());
+  }
+  if (!clean_up) return Status::Ok();
+  if (const Status cleaned = spool->RemoveExcept(keep, end); !cleaned.ok()) {
+    spdlog::warn("spool: {}", cleaned.message());
+  }
+  if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
+    spdlog::warn("checkpoints: {}", pruned.message());
+  }
+  return Status::Ok();
+}
+
+HouseWork CoordinatorCore::DueHouseWork() {
+  HouseWork work{.directory = &directory_,
+                 .spool = spool_.get(),
+                 .store = store_.get(),
+                 .reports = std::exchange(reports_, {}),
+                 .clean_up = std::exchange(clean_up_due_, false)};
+  if (!work.clean_up) return work;
+  // By the state of now: rounds go on meanwhile.
+  for (const auto& [task, state] : state_.tasks) work.keep.insert(task);
+  work.end = state_.next_task;
+  work.keep_versions = options_.keep_versions;
+  work.pinned.insert(state_.version);
+  for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
+  return work;
+}
+
+void CoordinatorCore::KeepHouse() {
+  if (!fatal_.ok() || house_->busy() || (reports_.empty() && !clean_up_due_)) return;
+  house_->Begin();
+  pool_->Run([this, work = DueHouseWork()]() mutable {
+    const fedmoe::Status status = work.Do();
+    house_->End(std::move(work.reports), status);
+    Post([this] {
+      if (!TakeHousekeeping().ok()) return;
+      const bool due = commits_ >= kCommitsPerSnapshot || Now() - snapshot_ms_ >= kSnapshotMs;
+      if (snapshot_due_ && due && !Settle().ok()) return;
+      KeepHouse();
+    });
+  });
+}
+
+// Here and now: all that is due, then the snapshot, which forgets the events that tell of it.
+fedmoe::Status CoordinatorCore::Settle() {
+  HouseWork work = DueHouseWork();
+  const fedmoe::Status done = work.Do();
+  house_->End(std::move(work.reports), done);
+  FEDMOE_RETURN_IF_ERROR(TakeHousekeeping());
+  if (!snapshot_due_) return fedmoe::Status::Ok();
+  const fedmoe::Status taken = journal_->Snapshot(state_).WithContext("journal");
+  if (!taken.ok()) {
+    OnFatal(taken);
+    return taken;
+  }
+  journal_dirty_ = false;
+  snapshot_due_ = false;
+  commits_ = 0;
+  snapshot_ms_ = Now();
+  return fedmoe::Status::Ok();
+}
+
+// Reports that could not be written come before those that were made since.
+fedmoe::Status CoordinatorCore::TakeHousekeeping() {
+  std::vector<RoundReport> left;
+  const fedmoe::Status status = house_->Take(left);
+  reports_.insert(reports_.begin(), std::make_move_iterator(left.begin()),
+                  std::make_move_iterator(left.end()));
+  if (!status.ok()) clean_up_due_ = true;
+  return status;
+}
+
+}  // namespace fedmoe

@@ -1,0 +1,81 @@
+// What a committed round leaves to do that nobody waits for: its report, and the removal of what is
+// no longer needed.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "common/ids.h"
+#include "common/result.h"
+#include "federation/round_report.h"
+#include "storage/run_directory.h"
+#include "storage/shard_store.h"
+#include "storage/spool.h"
+
+namespace fedmoe {
+
+// One portion of it. The pointers outlive the work.
+struct HouseWork {
+  RunDirectory* directory = nullptr;
+  Spool* spool = nullptr;
+  ShardStore* store = nullptr;
+  std::vector<RoundReport> reports;  // those that were written are taken off
+  // With clean_up: spooled updates of tasks below `end` go, but for those of `keep`, and model
+  // versions but for the newest and those pinned.
+  bool clean_up = false;
+  std::set<TaskId> keep;
+  TaskId end = 0;
+  int keep_versions = 0;
+  std::set<ModelVersion> pinned;
+
+  // Reports in order; the error of the first that cannot be written, then nothing is removed.
+  // Failures to remove are logged.
+  Status Do();
+};
+
+// The portion under way, between the round thread and the pool. Thread-safe.
+class Housekeeping {
+ public:
+  void Begin() {
+    const std::lock_guard lock(mutex_);
+    busy_ = true;
+  }
+  void End(std::vector<RoundReport> left, Status status) {
+    {
+      const std::lock_guard lock(mutex_);
+      taken_ = false;
+      left_ = std::move(left);
+      status_ = std::move(status);
+      busy_ = false;
+    }
+    idle_.notify_all();
+  }
+  bool busy() const {
+    const std::lock_guard lock(mutex_);
+    return busy_;
+  }
+  void Wait() {
+    std::unique_lock lock(mutex_);
+    idle_.wait(lock, [this] { return !busy_; });
+  }
+  // Once after each End(), else OK and nothing left.
+  Status Take(std::vector<RoundReport>& left) {
+    const std::lock_guard lock(mutex_);
+    if (busy_ || taken_) return Status::Ok();
+    taken_ = true;
+    left = std::move(left_);
+    return status_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable idle_;
+  bool busy_ = false;
+  bool taken_ = true;
+  std::vector<RoundReport> left_;
+  Status status_;
+};
+
+}  // namespace fedmoe
