@@ -2,6 +2,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -158,14 +159,21 @@ class PosixRandomAccessFile final : public RandomAccessFile {
   }
 
   Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
-    FEDMOE_RETURN_IF_ERROR(CheckRange("read", offset, out.size()));
+    const std::uint64_t begin = offset;
+    const std::size_t length = out.size();
+    // An offset that pread could not take.
+    if (offset > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max()) - length) {
+      return CheckRange("read", begin, length);
+    }
     while (!out.empty()) {
       const ssize_t count = Retry([&] {
         return ::pread(descriptor_.get(), out.data(), out.size(), static_cast<off_t>(offset));
       });
       if (count < 0) return Failure("read", path_, errno);
-      // The file was cut short after its size was taken.
-      if (count == 0) return OutOfRange("read " + path_ + ": the file ends before the range");
+      if (count == 0) {
+        FEDMOE_RETURN_IF_ERROR(CheckRange("read", begin, length));
+        return OutOfRange("read " + path_ + ": the file ends before the range");
+      }
       out = out.subspan(static_cast<std::size_t>(count));
       offset += static_cast<std::uint64_t>(count);
     }

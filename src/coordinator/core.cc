@@ -31,6 +31,7 @@ CoordinatorCore::~CoordinatorCore() {
   if (thread_.joinable()) thread_.join();
   // Before it is destroyed: its last jobs may still hand it new ones.
   if (pool_ != nullptr) pool_->Shutdown();
+  if (syncs_ != nullptr) syncs_->Shutdown();
 }
 
 // ---- The round thread.

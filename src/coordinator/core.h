@@ -77,6 +77,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   void Finish(VerdictDone done);
 
  private:
+  friend class CoordinatorCore;
   void FinishOnWorker(const VerdictDone& done);
   void KeepIfFirst(const Verdict& content, const VerdictDone& done);
   Result<Verdict> Check();
@@ -217,13 +218,10 @@ class CoordinatorCore {
   }
   void DeferDelivery(const ClientId& client);
   void HandleUpdate(UpdateHeader header, const Verdict& content);
-  // An update whose bytes are durable, or not, as `kept` says; its name is not yet.
-  struct KeptUpdate {
-    UpdateHeader header;
-    fedmoe::Status kept;
-    Upload::VerdictDone done;
-  };
-  void SyncName(KeptUpdate update);
+  struct KeptUpdate;
+  void MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::VerdictDone done);
+  // One of the two syncs of an update has ended.
+  void Synced(const std::shared_ptr<KeptUpdate>& update, const fedmoe::Status& status);
   void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
                  const Upload::VerdictDone& done);
   fedmoe::Status CheckSession(const SessionId& session);
@@ -267,7 +265,8 @@ class CoordinatorCore {
   std::unique_ptr<Journal> journal_;
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<Spool> spool_;
-  std::shared_ptr<WorkerPool> pool_;  // uploads may outlive the core
+  std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core
+  std::unique_ptr<WorkerPool> syncs_;  // waits for the disk
   CommandQueue queue_;
 
   // Round thread only.
@@ -306,7 +305,7 @@ class CoordinatorCore {
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
-  std::vector<KeptUpdate> kept_;  // whose names wait for a sync
+  std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
 
   std::thread thread_;
 };

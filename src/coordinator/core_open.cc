@@ -13,6 +13,7 @@
 namespace fedmoe {
 namespace {
 
+constexpr int kSyncThreads = 4;
 constexpr std::uint64_t kMaxSummaryBytes = std::uint64_t{1} << 20;
 constexpr std::uint64_t kMaxReportsBytes = std::uint64_t{1} << 30;
 
@@ -41,6 +42,7 @@ fedmoe::Status CoordinatorCore::Open() {
       store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
   pool_ = std::make_shared<WorkerPool>(options_.worker_threads);
+  syncs_ = std::make_unique<WorkerPool>(kSyncThreads);
   origin_ms_ = clock_.NowMs();
 
   if (recovered) return ContinueRun(std::move(*recovered));

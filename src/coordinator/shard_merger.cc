@@ -18,23 +18,18 @@ namespace {
 // Updates that are open and mapped at once, so that files and memory do not grow with the clients.
 constexpr std::size_t kGroup = 8;
 
+// As many updates are kept open, and so much of the small ones stays in memory.
+constexpr std::size_t kOpenUpdates = 128;
+
 Result<SpooledUpdate> FindBlocks(const Spool& spool, TaskId task, const ModelSpec& spec) {
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file, spool.Read(task));
+  FEDMOE_ASSIGN_OR_RETURN(std::shared_ptr<const RandomAccessFile> file, spool.Read(task));
   FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*file, task, spec.blocks.size()));
   if (!parsed.verdict.accepted()) {
     return DataLoss("spooled update of task " + std::to_string(task) + ": " +
                     parsed.verdict.detail);
   }
-  return SpooledUpdate{.task = task, .blocks = std::move(parsed.blocks)};
-}
-
-void Copy(const std::unique_ptr<MappedRegion>& from, std::int64_t at, std::int64_t count,
-          std::vector<float>& to, float otherwise) {
-  to.assign(static_cast<std::size_t>(count), otherwise);
-  if (from != nullptr) {
-    std::memcpy(to.data(), from->bytes().data() + at * sizeof(float),
-                static_cast<std::size_t>(count) * sizeof(float));
-  }
+  return SpooledUpdate{
+      .task = task, .blocks = std::move(parsed.blocks), .file = std::move(file)};
 }
 
 }  // namespace
@@ -51,22 +46,13 @@ Result<std::vector<SpooledUpdate>> FindUpdates(const Spool& spool, const Aggrega
   std::vector<SpooledUpdate> updates;
   for (const TaskId task : plan.updates) {
     FEDMOE_ASSIGN_OR_RETURN(SpooledUpdate update, FindBlocks(spool, task, spec));
+    if (plan.updates.size() > kOpenUpdates) update.file.reset();
     updates.push_back(std::move(update));
   }
   return updates;
 }
 
-Status ShardMerger::Open() {
-  FEDMOE_ASSIGN_OR_RETURN(values_, inputs_.store.ReadShard(base_.digest));
-  const int moments = MomentCount(inputs_.options.optimizer);
-  if (moments >= 1 && base_.moment_count >= 1) {
-    FEDMOE_ASSIGN_OR_RETURN(first_, inputs_.store.ReadMoments(base_, 0));
-  }
-  if (moments >= 2 && base_.moment_count >= 2) {
-    FEDMOE_ASSIGN_OR_RETURN(second_, inputs_.store.ReadMoments(base_, 1));
-  }
-  return MeasureUpdates();
-}
+Status ShardMerger::Open() { return MeasureUpdates(); }
 
 Status ShardMerger::MeasureUpdates() {
   const AggregationRule rule = inputs_.options.rule;
@@ -224,7 +210,7 @@ Status ShardMerger::WriteRange(int index, std::int64_t offset, std::int64_t begi
 
 Status ShardMerger::Merge(int index, std::int64_t offset, std::int64_t at, std::int64_t count,
                           const std::vector<double>& weights) {
-  LoadWindow(offset + at, count);
+  FEDMOE_RETURN_IF_ERROR(LoadWindow(offset + at, count));
   const std::vector<double> ruled = Ruled(weights);
   const bool changes =
       std::any_of(ruled.begin(), ruled.end(), [](double weight) { return weight > 0.0; });
@@ -234,13 +220,25 @@ Status ShardMerger::Merge(int index, std::int64_t offset, std::int64_t at, std::
   return CheckFinite(index);
 }
 
-void ShardMerger::LoadWindow(std::int64_t at, std::int64_t count) {
+// Read, not mapped: pages of a mapping would count as the coordinator's memory until it ends.
+Status ShardMerger::LoadWindow(std::int64_t at, std::int64_t count) {
   const AggregationOptions& options = inputs_.options;
+  const auto elements = static_cast<std::size_t>(count);
+  const std::uint64_t byte = static_cast<std::uint64_t>(at) * sizeof(float);
+  const auto bytes_of = [](std::vector<float>& values) {
+    return std::as_writable_bytes(std::span(values));
+  };
+  window_.resize(elements);
+  FEDMOE_RETURN_IF_ERROR(inputs_.store.ReadShardAt(base_.digest, byte, bytes_of(window_)));
   const int moments = MomentCount(options.optimizer);
-  Copy(values_, at, count, window_, 0.0f);
-  if (moments >= 1) Copy(first_, at, count, window_first_, 0.0f);
-  if (moments >= 2)
-    Copy(second_, at, count, window_second_, static_cast<float>(options.tau * options.tau));
+  const auto load = [&](int index, std::vector<float>& window, float otherwise) -> Status {
+    if (moments <= index) return Status::Ok();
+    window.assign(elements, otherwise);
+    if (base_.moment_count <= index) return Status::Ok();
+    return inputs_.store.ReadMomentsAt(base_, index, byte, bytes_of(window));
+  };
+  FEDMOE_RETURN_IF_ERROR(load(0, window_first_, 0.0f));
+  return load(1, window_second_, static_cast<float>(options.tau * options.tau));
 }
 
 // In groups of clients, in their order: the sum is the same for any size of the groups.
@@ -320,7 +318,10 @@ Result<PayloadReader*> ShardMerger::Reader(std::size_t slot, std::size_t update,
                     " has weight but no block '" + inputs_.spec.blocks[index].name + "'");
   }
   open.reader.reset();
-  FEDMOE_ASSIGN_OR_RETURN(open.file, inputs_.spool.Read(spooled.task));
+  open.file = spooled.file;
+  if (open.file == nullptr) {
+    FEDMOE_ASSIGN_OR_RETURN(open.file, inputs_.spool.Read(spooled.task));
+  }
   open.reader = std::make_unique<PayloadReader>(*open.file, *block);
   open.update = update;
   open.index = index;

@@ -24,6 +24,8 @@ inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 20;
 struct SpooledUpdate {
   TaskId task = 0;
   std::vector<UpdateBlock> blocks;
+  // Kept open while there are not too many; else null.
+  std::shared_ptr<const RandomAccessFile> file;
 
   const UpdateBlock* BlockOf(int parameter) const;  // null: it has none
 };
@@ -49,8 +51,7 @@ class ShardMerger {
  public:
   ShardMerger(const MergeInputs& inputs, const StoredShard& base) : inputs_(inputs), base_(base) {}
 
-  // Maps the shard's values and moments, and measures the updates where the rule asks for it; first
-  // of all.
+  // Measures the updates where the rule asks for it; first of all.
   Status Open();
   // Hands the new values and moments to the sinks, window by window. `consensus`: what is done to
   // the values of a window before that, given the offset of its first element in the shard; may be
@@ -73,7 +74,7 @@ class ShardMerger {
                     const Consensus& consensus);
   Status Merge(int index, std::int64_t offset, std::int64_t at, std::int64_t count,
                const std::vector<double>& weights);
-  void LoadWindow(std::int64_t at, std::int64_t count);
+  Status LoadWindow(std::int64_t at, std::int64_t count);
   Status SumWindow(int index, std::int64_t at, std::int64_t count,
                    const std::vector<double>& weights);
   // delta_ by the rule's own arithmetic, of the updates `used`.
@@ -99,7 +100,7 @@ class ShardMerger {
   struct OpenBlock {
     std::size_t update = 0;
     int index = -1;
-    std::unique_ptr<RandomAccessFile> file;
+    std::shared_ptr<const RandomAccessFile> file;
     std::unique_ptr<PayloadReader> reader;
   };
 
@@ -108,7 +109,6 @@ class ShardMerger {
   // By update, from MeasureUpdates(): kClip's factor; 1 or 0 for what Krum chose. Empty: as it is.
   std::vector<double> factors_;
   std::vector<OpenBlock> open_;  // kept from window to window where one group is all
-  std::unique_ptr<MappedRegion> values_, first_, second_;
   std::vector<float> window_, window_first_, window_second_, delta_;
   std::vector<double> sums_;
 };

@@ -64,40 +64,55 @@ void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
   }
   core_.pool_->Run([self = shared_from_this(), done] {
     const Status kept = self->file_->Keep();
-    self->file_.reset();
-    self->core_.SyncName({self->header_, kept, done});
+    if (kept.ok()) return self->core_.MakeUpdateDurable(self, done);
+    self->core_.PostOr([self, kept, done] { self->core_.CountKept(self->header_, kept, done); },
+                       [done] { done(Cancelled("the coordinator is going down")); });
   });
 }
 
-// Of updates that are kept while the disk is busy with others' names, one sync makes all durable:
-// the job that does it is queued behind their own.
-void CoordinatorCore::SyncName(KeptUpdate update) {
+// An update that has its name and is being made durable: its bytes by one job, its name by another.
+struct CoordinatorCore::KeptUpdate {
+  std::shared_ptr<Upload> upload;
+  Upload::VerdictDone done;
+  std::mutex mutex;
+  int left = 2;
+  fedmoe::Status status;
+};
+
+// Waiting for the disk takes no processor: its threads are more than the pool's. Of updates that
+// get their names while it is busy, one sync makes all names durable.
+void CoordinatorCore::MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::VerdictDone done) {
+  const auto update = std::make_shared<KeptUpdate>();
+  update->upload = std::move(upload);
+  update->done = std::move(done);
+  bool first = false;
   {
     const std::lock_guard lock(mutex_);
-    kept_.push_back(std::move(update));
-    if (kept_.size() > 1) return;
+    named_.push_back(update);
+    first = named_.size() == 1;
   }
-  pool_->Run([this] {
-    std::vector<KeptUpdate> group;
+  syncs_->Run([this, update] { Synced(update, update->upload->file_->Sync()); });
+  if (!first) return;
+  syncs_->Run([this] {
+    std::vector<std::shared_ptr<KeptUpdate>> group;
     {
       const std::lock_guard lock(mutex_);
-      group = std::exchange(kept_, {});
+      group = std::exchange(named_, {});
     }
     const fedmoe::Status synced = spool_->SyncNames();
-    for (KeptUpdate& each : group) {
-      if (each.kept.ok()) each.kept = synced;
-    }
-    const auto shared = std::make_shared<std::vector<KeptUpdate>>(std::move(group));
-    PostOr(
-        [this, shared] {
-          for (const KeptUpdate& each : *shared) CountKept(each.header, each.kept, each.done);
-        },
-        [shared] {
-          for (const KeptUpdate& each : *shared) {
-            each.done(Cancelled("the coordinator is going down"));
-          }
-        });
+    for (const auto& each : group) Synced(each, synced);
   });
+}
+
+void CoordinatorCore::Synced(const std::shared_ptr<KeptUpdate>& update,
+                             const fedmoe::Status& status) {
+  {
+    const std::lock_guard lock(update->mutex);
+    if (update->status.ok()) update->status = status;
+    if (--update->left > 0) return;
+  }
+  PostOr([this, update] { CountKept(update->upload->header_, update->status, update->done); },
+         [update] { update->done(Cancelled("the coordinator is going down")); });
 }
 
 void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status& kept,

@@ -11,6 +11,7 @@ namespace fedmoe {
 namespace {
 
 constexpr std::uint64_t kWindowBytes = 64 << 20;
+constexpr std::size_t kOpenFiles = 16;
 
 // The tensor files that a manifest refers to.
 std::set<std::string> FilesOf(const Manifest& manifest) {
@@ -68,6 +69,8 @@ Status ShardStore::ReadDirectory() {
   for (const std::string& name : names) {
     if (KindOfCheckpointFile(name) != CheckpointFileKind::kManifest) continue;
     FEDMOE_ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(files_, PathOf(name), spec_));
+    FEDMOE_ASSIGN_OR_RETURN(const bool dropped, DropInterruptedCommit(manifest));
+    if (dropped) continue;
     FEDMOE_RETURN_IF_ERROR(CheckFiles(manifest));
     needed.merge(FilesOf(manifest));
     manifests_.emplace(manifest.version, std::move(manifest));
@@ -80,6 +83,16 @@ Status ShardStore::ReadDirectory() {
     FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
   }
   return Status::Ok();
+}
+
+// A version whose tensors still have their temporary name was not committed: nobody was told of it.
+Result<bool> ShardStore::DropInterruptedCommit(const Manifest& manifest) {
+  for (const std::string& name : OwnFilesOf(manifest)) {
+    if (files_.Exists(PathOf(name)) || !files_.Exists(PathOf(TemporaryName(name)))) continue;
+    FEDMOE_RETURN_IF_ERROR(RemoveManifest(manifest.version));
+    return true;
+  }
+  return false;
 }
 
 Status ShardStore::CheckFiles(const Manifest& manifest) {
@@ -206,6 +219,7 @@ Status ShardStore::Commit(const Manifest& staged) {
     for (const auto& [version, manifest] : manifests_) Index(manifest);
     for (const std::string& name : OwnFilesOf(staged)) {
       std::erase_if(verified_, [&](const std::string& at) { return at.starts_with(name + ":"); });
+      open_.erase(name);
     }
   }
   for (const std::string& name : OwnFilesOf(staged)) {
@@ -217,7 +231,8 @@ Status ShardStore::Commit(const Manifest& staged) {
                                 " is not staged");
     }
   }
-  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_));
+  // The sync of the directory that ends this makes both names durable. A crash before it may leave
+  // the manifest's alone: DropInterruptedCommit() knows that by the tensors' temporary name.
   const Status status = WriteFileAtomically(files_, path, ManifestToJson(staged, spec_));
   if (!status.ok()) {
     // The rename may have happened, whole or in part; a version that is reported as failed must
@@ -282,9 +297,23 @@ Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned) {
   for (const Manifest& manifest : gone) candidates.merge(FilesOf(manifest));
   for (const std::string& name : candidates) {
     if (needed.contains(name) || !files_.Exists(PathOf(name))) continue;
+    open_.erase(name);
     FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
   }
   return Status::Ok();
+}
+
+Result<std::shared_ptr<const RandomAccessFile>> ShardStore::OpenFile(
+    const std::string& name) const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto found = open_.find(name); found != open_.end()) return found->second;
+  }
+  FEDMOE_ASSIGN_OR_RETURN(std::shared_ptr<const RandomAccessFile> file, files_.Open(PathOf(name)));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (open_.size() >= kOpenFiles) open_.erase(open_.begin());
+  open_[name] = file;
+  return file;
 }
 
 Result<StoredShard> ShardStore::Locate(const Digest& digest) const {
@@ -303,8 +332,7 @@ Result<StoredShard> ShardStore::Locate(const Digest& digest) const {
 }
 
 Status ShardStore::Verify(const StoredShard& shard) const {
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
-                          files_.Open(PathOf(shard.file)));
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, OpenFile(shard.file));
   Sha256 digest;
   for (std::uint64_t done = 0; done < shard.bytes;) {
     const std::uint64_t window = std::min(kWindowBytes, shard.bytes - done);
@@ -320,25 +348,27 @@ Status ShardStore::Verify(const StoredShard& shard) const {
 
 Result<std::unique_ptr<MappedRegion>> ShardStore::ReadShard(const Digest& digest) const {
   FEDMOE_ASSIGN_OR_RETURN(const StoredShard shard, Locate(digest));
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
-                          files_.Open(PathOf(shard.file)));
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, OpenFile(shard.file));
   return file->Map(shard.offset, shard.bytes);
+}
+
+Status ShardStore::CheckWindow(const StoredShard& shard, std::uint64_t offset,
+                               std::uint64_t bytes) const {
+  if (bytes > kWindowBytes) {
+    return InvalidArgument("read of " + std::to_string(bytes) + " bytes, over the " +
+                           std::to_string(kWindowBytes) + " of a window");
+  }
+  if (offset <= shard.bytes && bytes <= shard.bytes - offset) return Status::Ok();
+  return OutOfRange("shard " + spec_.ShardName(shard.shard) + ": " + std::to_string(bytes) +
+                    " bytes at offset " + std::to_string(offset) + " end past its " +
+                    std::to_string(shard.bytes) + " bytes");
 }
 
 Status ShardStore::ReadShardAt(const Digest& digest, std::uint64_t offset,
                                std::span<std::byte> out) const {
-  if (out.size() > kWindowBytes) {
-    return InvalidArgument("read of " + std::to_string(out.size()) + " bytes, over the " +
-                           std::to_string(kWindowBytes) + " of a window");
-  }
   FEDMOE_ASSIGN_OR_RETURN(const StoredShard shard, Locate(digest));
-  if (offset > shard.bytes || out.size() > shard.bytes - offset) {
-    return OutOfRange("shard " + spec_.ShardName(shard.shard) + ": " + std::to_string(out.size()) +
-                      " bytes at offset " + std::to_string(offset) + " end past its " +
-                      std::to_string(shard.bytes) + " bytes");
-  }
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
-                          files_.Open(PathOf(shard.file)));
+  FEDMOE_RETURN_IF_ERROR(CheckWindow(shard, offset, out.size()));
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, OpenFile(shard.file));
   return file->ReadAt(shard.offset + offset, out);
 }
 
@@ -349,15 +379,27 @@ Result<std::uint64_t> ShardStore::ShardBytes(const Digest& digest) const {
   return found->second.bytes;
 }
 
+Status ShardStore::CheckMoment(const StoredShard& shard, int index) const {
+  if (index >= 0 && index < shard.moment_count) return Status::Ok();
+  return InvalidArgument("shard " + spec_.ShardName(shard.shard) + " has " +
+                         std::to_string(shard.moment_count) + " moments, not moment " +
+                         std::to_string(index));
+}
+
+Status ShardStore::ReadMomentsAt(const StoredShard& shard, int index, std::uint64_t offset,
+                                 std::span<std::byte> out) const {
+  FEDMOE_RETURN_IF_ERROR(CheckMoment(shard, index));
+  FEDMOE_RETURN_IF_ERROR(CheckWindow(shard, offset, out.size()));
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, OpenFile(shard.moments_file));
+  const std::uint64_t begin =
+      shard.moments_offset + shard.bytes * static_cast<std::uint64_t>(index);
+  return file->ReadAt(begin + offset, out);
+}
+
 Result<std::unique_ptr<MappedRegion>> ShardStore::ReadMoments(const StoredShard& shard,
                                                               int index) const {
-  if (index < 0 || index >= shard.moment_count) {
-    return InvalidArgument("shard " + spec_.ShardName(shard.shard) + " has " +
-                           std::to_string(shard.moment_count) + " moments, not moment " +
-                           std::to_string(index));
-  }
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> file,
-                          files_.Open(PathOf(shard.moments_file)));
+  FEDMOE_RETURN_IF_ERROR(CheckMoment(shard, index));
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, OpenFile(shard.moments_file));
   return file->Map(shard.moments_offset + shard.bytes * static_cast<std::uint64_t>(index),
                    shard.bytes);
 }

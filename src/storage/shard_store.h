@@ -101,10 +101,14 @@ class ShardStore {
   Result<std::uint64_t> ShardBytes(const Digest& digest) const;
   // First (index 0) or second (1) moments of a stored shard.
   Result<std::unique_ptr<MappedRegion>> ReadMoments(const StoredShard& shard, int index) const;
+  // Part of them, from byte `offset`; at most 64 MiB.
+  Status ReadMomentsAt(const StoredShard& shard, int index, std::uint64_t offset,
+                       std::span<std::byte> out) const;
 
  private:
   ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec);
   Status ReadDirectory();
+  Result<bool> DropInterruptedCommit(const Manifest& manifest);
   // That every file that the manifest refers to is there and long enough.
   Status CheckFiles(const Manifest& manifest);
   Status CheckStage(ModelVersion version, const Manifest* base,
@@ -114,7 +118,11 @@ class ShardStore {
   // The shard's location, its digest verified.
   Result<StoredShard> Locate(const Digest& digest) const;
   Status Verify(const StoredShard& shard) const;
+  Status CheckMoment(const StoredShard& shard, int index) const;
+  Status CheckWindow(const StoredShard& shard, std::uint64_t offset, std::uint64_t bytes) const;
   std::string PathOf(const std::string& name) const;
+  // A file of checkpoints/, opened once for many reads.
+  Result<std::shared_ptr<const RandomAccessFile>> OpenFile(const std::string& name) const;
 
   FileSystem& files_;
   std::string directory_;
@@ -123,6 +131,7 @@ class ShardStore {
   std::map<ModelVersion, Manifest> manifests_;
   std::map<Digest, StoredShard> locations_;  // the oldest version's where there are several
   mutable std::set<std::string> verified_;   // "FILE:OFFSET"
+  mutable std::map<std::string, std::shared_ptr<const RandomAccessFile>> open_;  // by name
 };
 
 }  // namespace fedmoe

@@ -8,6 +8,8 @@
 
 #include <unistd.h>
 
+#include "storage/small_file.h"
+
 namespace fedmoe {
 namespace {
 
@@ -67,17 +69,21 @@ class SpooledUpdate final : public IncomingUpdate {
 
   Result<std::unique_ptr<RandomAccessFile>> Read() override {
     FEDMOE_RETURN_IF_ERROR(status_);
-    return files_.Open(kept_ ? KeptPath() : temporary_);
+    FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(kept_ ? KeptPath() : temporary_));
+    return BufferIfSmall(std::move(file));
   }
 
   Status Keep() override {
     FEDMOE_RETURN_IF_ERROR(status_);
     if (kept_) return Status::Ok();
-    FEDMOE_RETURN_IF_ERROR(file_->Sync());
-    FEDMOE_RETURN_IF_ERROR(file_->Close());
     FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
     kept_ = true;
     return Status::Ok();
+  }
+
+  Status Sync() override {
+    FEDMOE_RETURN_IF_ERROR(status_);
+    return file_->Sync();
   }
 
  private:
@@ -119,7 +125,8 @@ Result<std::unique_ptr<IncomingUpdate>> Spool::Begin(TaskId task, std::uint64_t 
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
-  return files_.Open(JoinPath(directory_, KeptName(task)));
+  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptName(task))));
+  return BufferIfSmall(std::move(file));
 }
 
 bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptName(task))); }

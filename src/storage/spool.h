@@ -25,9 +25,11 @@ class IncomingUpdate {
   virtual std::uint64_t size() const = 0;
   // The bytes so far, for validation before they are kept.
   virtual Result<std::unique_ptr<RandomAccessFile>> Read() = 0;
-  // Syncs the bytes and gives the file its task's name. The update is durable once
-  // Spool::SyncNames() has returned OK after it.
+  // Gives the file its task's name. The update is durable once Sync() and, after Keep(),
+  // Spool::SyncNames() have returned OK, in any order and on any threads.
   virtual Status Keep() = 0;
+  // Makes the bytes durable.
+  virtual Status Sync() = 0;
 };
 
 // Thread-safe.

@@ -65,6 +65,17 @@ TEST(Crc32c, FastAndPortableAgreeWithTheReferenceAtEveryLengthAndAlignment) {
   }
 }
 
+TEST(Crc32c, LongInputsAgreeWithTheReferenceAroundTheLengthOfTheLanes) {
+  const std::vector<std::byte> bytes = RandomBytes(70'000, 7);
+  for (const std::size_t length : {12'287u, 12'288u, 12'289u, 24'575u, 24'576u, 40'000u, 69'999u}) {
+    for (const std::size_t offset : {0u, 1u}) {
+      const auto part = std::span(bytes).subspan(offset, length);
+      ASSERT_EQ(Crc32c(part, 5), Crc32cPortable(part, 5)) << offset << ", " << length;
+      ASSERT_EQ(Crc32c(part), Crc32cReference(part)) << offset << ", " << length;
+    }
+  }
+}
+
 TEST(Crc32c, ContinuesFromTheChecksumOfTheBytesBefore) {
   const std::vector<std::byte> bytes = RandomBytes(1000, 2);
   const std::uint32_t whole = Crc32c(bytes);

@@ -106,6 +106,22 @@ TEST_F(ShardStoreFaults, LeaveTheOldVersionsWholeAndTheNewOneWholeOrAbsent) {
   EXPECT_GT(failures, 100);
 }
 
+// Both names become durable with one sync of the directory; a power cut before it may keep either.
+TEST_F(ShardStoreFaults, DropACommitWhoseTensorsKeptTheirTemporaryName) {
+  const Manifest third = Third();
+  Reset();
+  auto store = ShardStore::Open(disk_, path_, spec_).value();
+  ASSERT_OK(Attempt(*store));
+  store.reset();
+  const std::string tensors = path_ + "/000002.safetensors";
+  ASSERT_OK(disk_.Rename(tensors, tensors + ".tmp"));
+  ASSERT_NO_FATAL_FAILURE(CheckAfter(third, Internal("was not committed")));
+  // Without the temporary name it is a loss, and said so.
+  ASSERT_OK(disk_.Remove(tensors));
+  EXPECT_EQ(ShardStore::Open(disk_, path_, spec_).status().ToString(),
+            "DATA_LOSS: " + path_ + "/000002.json: 000002.safetensors is missing");
+}
+
 // ENOSPC while checkpointing, then space again: the same store, the same staged version.
 TEST_F(ShardStoreFaults, LetACommitBeTriedAgain) {
   const Manifest third = Third();

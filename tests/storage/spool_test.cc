@@ -112,7 +112,7 @@ TEST_F(SpoolTest, SaysThatAnUpdateIsNotThere) {
             "NOT_FOUND: open " + path_ + "/0009.update: No such file or directory");
 }
 
-// Law 2: whatever fails, either Keep() is not OK, or the update is there, whole.
+// Law 2: whatever fails, either one of the calls is not OK, or the update is there, whole.
 TEST_F(SpoolTest, AcknowledgesOnlyWhatIsDurable) {
   for (const Fault fault :
        {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
@@ -130,6 +130,8 @@ TEST_F(SpoolTest, AcknowledgesOnlyWhatIsDurable) {
         status = update.status();
         if (status.ok()) status = (*update)->Append(AsBytes("abcdef"));
         if (status.ok()) status = (*update)->Keep();
+        if (status.ok()) status = (*update)->Sync();
+        if (status.ok()) status = spool->SyncNames();
       }
       files_.Clear();
       const bool past_the_end = files_.operations() <= begin + index;

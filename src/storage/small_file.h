@@ -1,0 +1,17 @@
+// Small files as one read: what is looked at in many places costs one system call, not one a place.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "common/file_system.h"
+#include "common/result.h"
+
+namespace fedmoe {
+
+inline constexpr std::uint64_t kSmallFileBytes = std::uint64_t{256} << 10;
+
+// `file` itself where it is longer than kSmallFileBytes; else its content in memory, as it is now.
+Result<std::unique_ptr<RandomAccessFile>> BufferIfSmall(std::unique_ptr<RandomAccessFile> file);
+
+}  // namespace fedmoe
