@@ -147,8 +147,7 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
   });
 
   // Outlives the core, whose last answers pass by it.
-  const Result<std::unique_ptr<Gatekeeper>> gate =
-      Gatekeeper::Open(files, path, config.server.tls);
+  const Result<std::unique_ptr<Gatekeeper>> gate = Gatekeeper::Open(files, path, config.server.tls);
   if (!gate.ok()) return FailNewRun(is_new, **directory, gate.status(), kExitDirectory);
   SteadyClock clock;
   Watcher watcher(config.live_table, config.run.rounds);

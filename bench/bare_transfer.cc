@@ -21,12 +21,12 @@ namespace {
 using SteadyTime = std::chrono::steady_clock;
 
 const std::string& Content() {
-  static const std::string content(kChunkBytes, 'x');
+  static const std::string content(kWireChunkBytes, 'x');
   return content;
 }
 
 std::string Piece(std::uint64_t left) {
-  return Content().substr(0, std::min<std::uint64_t>(left, kChunkBytes));
+  return Content().substr(0, std::min<std::uint64_t>(left, kWireChunkBytes));
 }
 
 class Sender final : public grpc::ServerWriteReactor<v1::ShardChunk> {

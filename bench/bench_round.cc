@@ -99,8 +99,7 @@ struct RunRow {
 
 class Bench {
  public:
-  Bench(Options options, std::string self)
-      : options_(std::move(options)), self_(std::move(self)) {}
+  Bench(Options options, std::string self) : options_(std::move(options)), self_(std::move(self)) {}
 
   int Run() {
     for (const Size& size : Sizes()) {
@@ -137,9 +136,8 @@ class Bench {
     std::filesystem::remove_all(run);
     const std::string config = options_.directory + "/bench.yaml";
     std::ofstream(config) << Config(bytes, clients, rounds, durability, optimizer, run);
-    ChildProcess coordinator =
-        Required(ChildProcess::Start({options_.coordinator, "--config", config},
-                                     options_.directory + "/coordinator.log"));
+    ChildProcess coordinator = Required(ChildProcess::Start(
+        {options_.coordinator, "--config", config}, options_.directory + "/coordinator.log"));
     const std::string address = WaitForAddress(coordinator, run);
     const std::uint64_t idle = coordinator.ResidentBytes();
     coordinator.ForgetPeak();
@@ -199,8 +197,8 @@ class Bench {
     std::vector<double> sync_s;
   };
   void MeasureBare(const Size& size, int rounds, Bare& bare) {
-    ChildProcess server = Required(
-        ChildProcess::Start({self_, "--serve-bare", std::to_string(size.bytes)}));
+    ChildProcess server =
+        Required(ChildProcess::Start({self_, "--serve-bare", std::to_string(size.bytes)}));
     BareClients clients("127.0.0.1:" + Required(server.ReadLine()), options_.clients, size.bytes);
     for (int round = 0; round < kWarmUp + rounds; ++round) {
       const double transfer_s = Required(clients.Round());
@@ -250,12 +248,12 @@ class Bench {
       for (const int clients : {4, 64}) {
         const RunRow row = RunRounds(bytes, clients, clients == 4 ? 4 : 2, "none", optimizer);
         if (clients == 4) of_four = row.rss_over_model;
-        line_[fmt::format("rss_over_model_{}_clients_{}", clients, optimizer)] =
-            row.rss_over_model;
+        line_[fmt::format("rss_over_model_{}_clients_{}", clients, optimizer)] = row.rss_over_model;
         fmt::print("{:>10}  {} x 100mb: peak resident less idle is {:.2f} of the model{}\n",
                    optimizer, clients, row.rss_over_model,
-                   clients == 4 ? "" : fmt::format(", {:.2f} of that with 4 clients",
-                                                   row.rss_over_model / of_four));
+                   clients == 4 ? ""
+                                : fmt::format(", {:.2f} of that with 4 clients",
+                                              row.rss_over_model / of_four));
         std::fflush(stdout);
       }
     }

@@ -1,6 +1,8 @@
 #include "client/grpc_transport.h"
 
+#include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -22,6 +24,10 @@ namespace fedmoe {
 namespace {
 
 constexpr std::chrono::seconds kUnaryDeadline{30};
+// A transfer that is cut is taken up again after so long, then twice that, and so on; each byte
+// that passes starts anew. After that it is for the client's loop, which waits for the coordinator.
+constexpr Milliseconds kResumeMs = 250;
+constexpr int kResumeAttempts = 3;
 
 // The calls in flight, so that another thread can end them. Thread-safe.
 class CallRegistry {
@@ -37,8 +43,15 @@ class CallRegistry {
     work_.erase(context);
     others_.erase(context);
   }
+  // False: work was cancelled meanwhile.
+  bool Wait(Milliseconds timeout_ms) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return !cancelled_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                                [this] { return cancel_work_; });
+  }
   void Cancel(bool all) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    cancelled_.notify_all();
     cancel_work_ = true;
     cancel_all_ = cancel_all_ || all;
     for (grpc::ClientContext* context : work_) context->TryCancel();
@@ -48,11 +61,17 @@ class CallRegistry {
 
  private:
   std::mutex mutex_;
+  std::condition_variable cancelled_;
   std::set<grpc::ClientContext*> work_;
   std::set<grpc::ClientContext*> others_;
   bool cancel_work_ = false;
   bool cancel_all_ = false;
 };
+
+// The connection broke, or a chunk was damaged on its way.
+bool IsCut(const Status& status) {
+  return status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kDataLoss;
+}
 
 enum class CallKind { kWork, kOther };
 enum class CallDeadline { kUnary, kNone };
@@ -106,10 +125,10 @@ class ChunkWriter {
   // False: the stream is over; its status says why.
   bool Write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const std::size_t part = std::min(bytes.size(), kChunkBytes - data_.size());
+      const std::size_t part = std::min(bytes.size(), kWireChunkBytes - data_.size());
       data_.append(reinterpret_cast<const char*>(bytes.data()), part);
       bytes = bytes.subspan(part);
-      if (data_.size() == kChunkBytes && !Flush()) return false;
+      if (data_.size() == kWireChunkBytes && !Flush()) return false;
     }
     return true;
   }
@@ -185,15 +204,51 @@ class GrpcTransport final : public Transport {
   void CancelAll() override { calls_.Cancel(true); }
 
  private:
+  // What a fetch still lacks.
+  struct FetchProgress {
+    std::vector<ShardReference> left;
+    std::uint64_t first_offset = 0;  // in the first of them
+    std::uint64_t bytes = 0;         // that came
+  };
+  Status FetchOnce(const SessionId& session, FetchProgress& progress, const ShardSink& sink);
+  // `sent`: bytes that were given to the stream.
+  Result<Verdict> SubmitOnce(const SessionId& session, const UpdateHeader& header,
+                             const UpdateSource& encode, std::uint64_t offset, std::uint64_t& sent);
+  Result<std::uint64_t> AskReceived(const SessionId& session, TaskId task,
+                                    std::uint64_t total_bytes);
+  Status WaitToResume(int attempt);
+
   const std::unique_ptr<v1::Coordinator::Stub> stub_;
   CallRegistry calls_;
 };
 
+// ---- Transfers that are cut go on where they broke off, as long as the session holds.
+
+Status GrpcTransport::WaitToResume(int attempt) {
+  return calls_.Wait(kResumeMs << (attempt - 1)) ? Status::Ok()
+                                                 : Cancelled("the client is stopping");
+}
+
 Status GrpcTransport::FetchShards(const SessionId& session,
                                   const std::vector<ShardReference>& shards,
                                   const ShardSink& sink) {
+  FetchProgress progress{.left = shards};
+  for (int attempt = 1;; ++attempt) {
+    const std::uint64_t before = progress.bytes;
+    const Status status = FetchOnce(session, progress, sink);
+    if (progress.bytes > before) attempt = 1;
+    const bool cut = IsCut(status) && progress.bytes > 0;
+    if (!cut || attempt > kResumeAttempts) return status;
+    FEDMOE_RETURN_IF_ERROR(WaitToResume(attempt));
+  }
+}
+
+Status GrpcTransport::FetchOnce(const SessionId& session, FetchProgress& progress,
+                                const ShardSink& sink) {
   Call call(calls_, CallKind::kWork, CallDeadline::kNone);
-  const auto reader = stub_->FetchShards(call.context(), FetchToProto(session, shards));
+  const std::vector<ShardReference> shards = progress.left;
+  const auto reader =
+      stub_->FetchShards(call.context(), FetchToProto(session, shards, progress.first_offset));
   v1::ShardChunk chunk;
   Status stopped;
   while (stopped.ok() && reader->Read(&chunk)) {
@@ -202,33 +257,74 @@ Status GrpcTransport::FetchShards(const SessionId& session,
           fmt::format("index must be 0 to {} (got {})", shards.size() - 1, chunk.index()));
       break;
     }
-    const ShardReference& shard = shards[static_cast<std::size_t>(chunk.index())];
+    const auto index = static_cast<std::size_t>(chunk.index());
+    const ShardReference& shard = shards[index];
     stopped = CheckChunk(fmt::format("chunk of shard {}", shard.shard), chunk.offset(),
                          chunk.data(), chunk.crc32c());
     if (stopped.ok()) {
       stopped = sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
     }
+    if (!stopped.ok()) break;
+    progress.bytes += chunk.data().size();
+    const std::uint64_t end = chunk.offset() + chunk.data().size();
+    const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);
+    const auto next = static_cast<std::ptrdiff_t>(index + (whole ? 1 : 0));
+    progress.left.assign(shards.begin() + next, shards.end());
+    progress.first_offset = whole ? 0 : end;
   }
   if (!stopped.ok()) call.context()->TryCancel();
   const Status status = FromGrpc(reader->Finish());
-  return stopped.ok() ? status : stopped;
+  if (!stopped.ok()) return stopped;
+  // Cut between the last chunk and the status.
+  return progress.left.empty() ? Status::Ok() : status;
 }
 
 Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                             const UpdateSource& encode) {
+  std::uint64_t offset = 0;
+  for (int attempt = 1;; ++attempt) {
+    std::uint64_t sent = 0;
+    Result<Verdict> verdict = SubmitOnce(session, header, encode, offset, sent);
+    const bool cut = IsCut(verdict.status()) && sent > 0;
+    if (!cut || attempt > kResumeAttempts) return verdict;
+    FEDMOE_RETURN_IF_ERROR(WaitToResume(attempt));
+    const Result<std::uint64_t> received = AskReceived(session, header.task, header.total_bytes);
+    // The coordinator is not there: the client's loop waits for it.
+    if (!received.ok()) return verdict;
+    if (*received > offset) attempt = 1;
+    offset = *received;
+  }
+}
+
+Result<std::uint64_t> GrpcTransport::AskReceived(const SessionId& session, TaskId task,
+                                                 std::uint64_t total_bytes) {
+  Call call(calls_, CallKind::kOther, CallDeadline::kUnary);
+  v1::ResumeUpdateReply reply;
+  FEDMOE_RETURN_IF_ERROR(FromGrpc(
+      stub_->ResumeUpdate(call.context(), ResumeToProto(session, task, total_bytes), &reply)));
+  return std::min(reply.received_bytes(), total_bytes);
+}
+
+Result<Verdict> GrpcTransport::SubmitOnce(const SessionId& session, const UpdateHeader& header,
+                                          const UpdateSource& encode, std::uint64_t offset,
+                                          std::uint64_t& sent) {
   Call call(calls_, CallKind::kOther, CallDeadline::kNone);
   v1::SubmitUpdateReply reply;
   const auto writer = stub_->SubmitUpdate(call.context(), &reply);
   v1::UpdateChunk first;
-  *first.mutable_header() = ToProto(session, header);
+  *first.mutable_header() = ToProto(session, header, offset);
   // The coordinator may answer before it has all: a verdict, or an error. Then writing ends early
   // and Finish tells.
   bool open = writer->Write(first);
   ChunkWriter chunks(*writer);
+  std::uint64_t skip = offset;  // is there already
   Status encoded;
   if (open) {
     encoded = encode([&](std::span<const std::byte> bytes) {
-      open = chunks.Write(bytes);
+      const std::uint64_t known = std::min<std::uint64_t>(skip, bytes.size());
+      skip -= known;
+      sent += bytes.size() - known;
+      open = chunks.Write(bytes.subspan(known));
       return open ? Status::Ok() : Cancelled("the stream is over");
     });
   }

@@ -16,7 +16,7 @@ using FlatYaml = std::vector<std::pair<std::string, std::string>>;
 
 bool MayChange(const std::string& key) {
   return key.starts_with("server.") || key.starts_with("log.") || key == "storage.directory" ||
-         key == "storage.durability" ||         key.starts_with("simulation.") || key == "run.rounds";
+         key == "storage.durability" || key.starts_with("simulation.") || key == "run.rounds";
 }
 
 const std::string* ValueOf(const FlatYaml& flat, const std::string& key) {

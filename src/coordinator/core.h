@@ -66,12 +66,16 @@ class Upload : public std::enable_shared_from_this<Upload> {
   using Done = std::function<void(Status)>;
   using VerdictDone = std::function<void(Result<Verdict>)>;
 
+  // `file` may have the bytes of a transfer that was cut.
   Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
          std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket);
   ~Upload();
   // Appends a piece to the spool on the pool; `done` is called there. What is past the announced
   // size is counted and not kept: Finish() then rejects the update.
   void Append(std::string bytes, Done done);
+  // The transfer was cut: what has come is kept for the next one of the same task, until the task
+  // is over. Instead of Finish().
+  void Park();
   // All pieces are there: validates, makes durable and counts the update. `done` is called on the
   // round thread, after the journal has it.
   void Finish(VerdictDone done);
@@ -129,7 +133,13 @@ class CoordinatorCore {
   // The caller of this NextTask has gone: it ends with CANCELLED and takes no task.
   void AbandonPoll(const std::shared_ptr<Poll>& poll);
   void Beat(SessionId session, TaskId task, double progress, Callback<HeartbeatReply> done);
-  void BeginUpdate(SessionId session, UpdateHeader header, Callback<UploadStart> done);
+  // An update that begins at `offset` goes on with what was parked: FAILED_PRECONDITION where that
+  // does not end there.
+  void BeginUpdate(SessionId session, UpdateHeader header, Callback<UploadStart> done,
+                   std::uint64_t offset = 0);
+  // Bytes of a task's update that a cut transfer left, if it had the same length.
+  void ResumeUpdate(SessionId session, TaskId task, std::uint64_t total_bytes,
+                    Callback<std::uint64_t> done);
   void SubmitEvaluation(SessionId session, EvaluationResult result, Callback<bool> done);
   void ReturnTask(SessionId session, TaskId task, std::string why, Callback<bool> done);
   void Leave(SessionId session, Callback<bool> done);
@@ -177,8 +187,21 @@ class CoordinatorCore {
   fedmoe::Status ReadHistory();
   bool SummarySaysCompleted() const;
   Result<std::uint32_t> CheckRegistration(const RegisterRequest& request) const;
+  // What a cut transfer left of a task's update.
+  struct ParkedUpload {
+    ClientId client;
+    std::uint64_t total_bytes = 0;
+    std::unique_ptr<IncomingUpdate> file;
+  };
   void OpenUpload(const TaskAssignment& task, const UpdateHeader& header, const SessionId& session,
-                  const Callback<UploadStart>& reply);
+                  std::uint64_t offset, const Callback<UploadStart>& reply);
+  void ParkUpload(TaskId task, ParkedUpload parked);
+  // Takes it out; null where there is none such.
+  std::unique_ptr<IncomingUpdate> TakeParked(TaskId task, const ClientId& client,
+                                             std::uint64_t total_bytes);
+  // Of tasks that are over.
+  void DropParked();
+  void DropFile(std::unique_ptr<IncomingUpdate> file);
 
   // ---- Round thread.
   void Loop();
@@ -275,10 +298,10 @@ class CoordinatorCore {
   Milliseconds base_ms_ = 0;
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
-  bool snapshot_due_ = false;       // a round was committed since the last one
-  bool clean_up_due_ = false;       // since the last housekeeping
-  int commits_ = 0;                 // since the last snapshot
-  Milliseconds snapshot_ms_ = 0;    // when that was
+  bool snapshot_due_ = false;     // a round was committed since the last one
+  bool clean_up_due_ = false;     // since the last housekeeping
+  int commits_ = 0;               // since the last snapshot
+  Milliseconds snapshot_ms_ = 0;  // when that was
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory
@@ -288,6 +311,7 @@ class CoordinatorCore {
   std::map<TaskId, CancelReason> cancelled_;
   std::map<ClientId, Registering> registering_;
   std::map<TaskId, std::vector<std::weak_ptr<void>>> uploads_;   // under way
+  std::map<TaskId, ParkedUpload> parked_;                        // cut
   std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;  // of the event in hand
   std::optional<Manifest> staged_;
   std::set<ClientId> told_;  // know that the run is over
@@ -309,5 +333,18 @@ class CoordinatorCore {
 
   std::thread thread_;
 };
+
+template <typename T>
+void CoordinatorCore::Submit(Callback<T> done, std::function<void(Callback<T>)> command) {
+  const bool queued = queue_.TryPush([this, done, command = std::move(command)] {
+    if (!fatal_.ok()) return done(Unavailable("the coordinator has failed: " + fatal_.message()));
+    if (queue_.closed()) return done(Cancelled("the coordinator is going down"));
+    command(done);
+  });
+  if (queued) return;
+  if (queue_.closed()) return done(Unavailable("the coordinator is going down"));
+  done(ResourceExhausted("the coordinator's queue is full (" +
+                         std::to_string(options_.queue_limit) + " waiting)"));
+}
 
 }  // namespace fedmoe

@@ -13,22 +13,8 @@ namespace {
 // A client's signs of life beside its calls, closer together than this, are one.
 constexpr Milliseconds kTouchGrainMs = 1'000;
 constexpr std::uint64_t kMaxReadBytes = std::uint64_t{1} << 20;
-constexpr std::size_t kMaxUploadsPerTask = 2;
 
 }  // namespace
-
-template <typename T>
-void CoordinatorCore::Submit(Callback<T> done, std::function<void(Callback<T>)> command) {
-  const bool queued = queue_.TryPush([this, done, command = std::move(command)] {
-    if (!fatal_.ok()) return done(Unavailable("the coordinator has failed: " + fatal_.message()));
-    if (queue_.closed()) return done(Cancelled("the coordinator is going down"));
-    command(done);
-  });
-  if (queued) return;
-  if (queue_.closed()) return done(Unavailable("the coordinator is going down"));
-  done(ResourceExhausted("the coordinator's queue is full (" +
-                         std::to_string(options_.queue_limit) + " waiting)"));
-}
 
 void CoordinatorCore::Post(std::function<void()> command) {
   PostOr(std::move(command), [] {});
@@ -134,33 +120,33 @@ void CoordinatorCore::Beat(SessionId session, TaskId task, double, Callback<Hear
 }
 
 void CoordinatorCore::BeginUpdate(SessionId session, UpdateHeader header,
-                                  Callback<UploadStart> done) {
+                                  Callback<UploadStart> done, std::uint64_t offset) {
   // The session says who speaks, whatever the header claims.
   header.client = session.client;
-  Submit<UploadStart>(
-      std::move(done), [this, session, header = std::move(header)](Callback<UploadStart> reply) {
-        if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
-        const auto task = state_.tasks.find(header.task);
-        Verdict content;
-        const bool open =
-            state_.phase == Phase::kReporting && task != state_.tasks.end() &&
-            task->second.assignment.client == session.client &&
-            (task->second.status == TaskStatus::kOpen || task->second.status == TaskStatus::kLost);
-        if (open) {
-          const std::uint64_t limit = MaxUpdateBytes(options_.run.spec, task->second.assignment);
-          if (header.total_bytes <= limit)
-            return OpenUpload(task->second.assignment, header, session, reply);
-          content = {RejectReason::kOverSize,
-                     "the update has " + std::to_string(header.total_bytes) + " bytes, at most " +
-                         std::to_string(limit) + " are due for this task"};
-        }
-        // Stale, duplicate, another's or too large: the machine has the word, and no byte is read.
-        verdicts_[header.task].push_back([reply](Result<Verdict> verdict) {
-          if (!verdict.ok()) return reply(verdict.status());
-          reply(UploadStart{.verdict = *verdict, .upload = nullptr});
-        });
-        HandleUpdate(header, content);
-      });
+  Submit<UploadStart>(std::move(done), [this, session, offset,
+                                        header = std::move(header)](Callback<UploadStart> reply) {
+    if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
+    const auto task = state_.tasks.find(header.task);
+    Verdict content;
+    const bool open =
+        state_.phase == Phase::kReporting && task != state_.tasks.end() &&
+        task->second.assignment.client == session.client &&
+        (task->second.status == TaskStatus::kOpen || task->second.status == TaskStatus::kLost);
+    if (open) {
+      const std::uint64_t limit = MaxUpdateBytes(options_.run.spec, task->second.assignment);
+      if (header.total_bytes <= limit)
+        return OpenUpload(task->second.assignment, header, session, offset, reply);
+      content = {RejectReason::kOverSize, "the update has " + std::to_string(header.total_bytes) +
+                                              " bytes, at most " + std::to_string(limit) +
+                                              " are due for this task"};
+    }
+    // Stale, duplicate, another's or too large: the machine has the word, and no byte is read.
+    verdicts_[header.task].push_back([reply](Result<Verdict> verdict) {
+      if (!verdict.ok()) return reply(verdict.status());
+      reply(UploadStart{.verdict = *verdict, .upload = nullptr});
+    });
+    HandleUpdate(header, content);
+  });
 }
 
 void CoordinatorCore::HandleUpdate(UpdateHeader header, const Verdict& content) {
@@ -171,29 +157,6 @@ void CoordinatorCore::HandleUpdate(UpdateHeader header, const Verdict& content) 
                                                    task->second.status == TaskStatus::kLost);
   if (!open || !content.accepted()) header.feedback = TrainingFeedback{};
   Handle(UpdateReceived{.at_ms = Now(), .header = std::move(header), .content = content});
-}
-
-void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader& header,
-                                 const SessionId& session, const Callback<UploadStart>& reply) {
-  for (auto known = uploads_.begin(); known != uploads_.end();) {
-    std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
-    known = known->second.empty() ? uploads_.erase(known) : std::next(known);
-  }
-  std::vector<std::weak_ptr<void>>& under_way = uploads_[task.task];
-  if (under_way.size() >= kMaxUploadsPerTask) {
-    return reply(ResourceExhausted("task " + std::to_string(task.task) + " has " +
-                                   std::to_string(under_way.size()) +
-                                   " uploads under way already; ask again when one has ended"));
-  }
-  const std::shared_ptr<void> ticket = std::make_shared<char>();
-  under_way.push_back(ticket);
-  pool_->Run([this, task, header, session, reply, ticket] {
-    Result<std::unique_ptr<IncomingUpdate>> file = spool_->Begin(header.task, header.total_bytes);
-    if (!file.ok()) return reply(file.status());
-    reply(UploadStart{.verdict = std::nullopt,
-                      .upload = std::make_shared<Upload>(*this, session, task, header,
-                                                         std::move(*file), ticket)});
-  });
 }
 
 void CoordinatorCore::SubmitEvaluation(SessionId session, EvaluationResult result,

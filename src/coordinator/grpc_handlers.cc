@@ -111,6 +111,20 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
     return StartUpload({core_, gate_, CallerOf(*context), reply});
   }
 
+  Reactor* ResumeUpdate(grpc::CallbackServerContext* context,
+                        const v1::ResumeUpdateRequest* request,
+                        v1::ResumeUpdateReply* reply) override {
+    Reactor* reactor = context->DefaultReactor();
+    Result<ResumeFromClient> parsed = FromProto(*request);
+    if (Status status = Check(*context, parsed); !status.ok()) return Refuse(reactor, status);
+    core_.ResumeUpdate(parsed->session, parsed->task, parsed->total_bytes,
+                       [reactor, reply](const Result<std::uint64_t>& received) {
+                         if (received.ok()) reply->set_received_bytes(*received);
+                         reactor->Finish(ToGrpc(received.status()));
+                       });
+    return reactor;
+  }
+
   Reactor* SubmitEvaluation(grpc::CallbackServerContext* context,
                             const v1::EvaluationResult* request, v1::Empty*) override {
     Reactor* reactor = context->DefaultReactor();

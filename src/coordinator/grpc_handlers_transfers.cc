@@ -31,6 +31,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       return;
     }
     fetch_ = std::move(fetch).value();
+    offset_ = fetch_.first_offset;
     ReadNext();
   }
   void OnDone() override { delete this; }
@@ -52,7 +53,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       offset_ = 0;
     }
     if (index_ == fetch_.shards.size()) return Finish(grpc::Status::OK);
-    const std::uint64_t length = std::min<std::uint64_t>(kChunkBytes, BytesOf(index_) - offset_);
+    const std::uint64_t length =
+        std::min<std::uint64_t>(kWireChunkBytes, BytesOf(index_) - offset_);
     core_.ReadShard(fetch_.session, fetch_.shards[index_].digest, offset_, length,
                     [this](Result<std::string> bytes) { Send(std::move(bytes)); });
   }
@@ -101,8 +103,10 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     client_ = update->session.client;
     if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
     total_bytes_ = update->header.total_bytes;
-    call_.core.BeginUpdate(std::move(update->session), std::move(update->header),
-                           [this](Result<UploadStart> start) { Started(std::move(start)); });
+    received_ = update->offset;
+    call_.core.BeginUpdate(
+        std::move(update->session), std::move(update->header),
+        [this](Result<UploadStart> start) { Started(std::move(start)); }, update->offset);
   }
 
   void Started(Result<UploadStart> start) {
@@ -122,7 +126,10 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     }
     std::string& data = *chunk_.mutable_data()->mutable_data();
     const Status intact = CheckChunk("update chunk", received_, data, chunk_.data().crc32c());
-    if (!intact.ok()) return Close(ToGrpc(intact));
+    if (!intact.ok()) {
+      upload_->Park();  // what came before it is good
+      return Close(ToGrpc(intact));
+    }
     received_ += data.size();
     upload_->Append(std::move(data), [this](const Status& status) {
       if (!status.ok()) return Close(ToGrpc(status));
@@ -132,10 +139,11 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     });
   }
 
-  // No more chunks: the client is through, or has gone. Only a whole update is judged; of a broken
-  // transfer nothing stays.
+  // No more chunks: the client is through, or has gone. Only a whole update is judged; a part of
+  // one waits for the rest.
   void End() {
     if (upload_ == nullptr || received_ != total_bytes_) {
+      if (upload_ != nullptr) upload_->Park();
       return Close(ToGrpc(InvalidArgument(
           fmt::format("the update ended after {} of its {} bytes", received_, total_bytes_))));
     }

@@ -28,8 +28,7 @@ Result<SpooledUpdate> FindBlocks(const Spool& spool, TaskId task, const ModelSpe
     return DataLoss("spooled update of task " + std::to_string(task) + ": " +
                     parsed.verdict.detail);
   }
-  return SpooledUpdate{
-      .task = task, .blocks = std::move(parsed.blocks), .file = std::move(file)};
+  return SpooledUpdate{.task = task, .blocks = std::move(parsed.blocks), .file = std::move(file)};
 }
 
 }  // namespace

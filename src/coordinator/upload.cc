@@ -5,6 +5,117 @@
 #include "storage/update_format.h"
 
 namespace fedmoe {
+namespace {
+
+constexpr std::size_t kMaxUploadsPerTask = 2;
+
+}  // namespace
+
+void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader& header,
+                                 const SessionId& session, std::uint64_t offset,
+                                 const Callback<UploadStart>& reply) {
+  DropParked();
+  for (auto known = uploads_.begin(); known != uploads_.end();) {
+    std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
+    known = known->second.empty() ? uploads_.erase(known) : std::next(known);
+  }
+  std::vector<std::weak_ptr<void>>& under_way = uploads_[task.task];
+  if (under_way.size() >= kMaxUploadsPerTask) {
+    return reply(ResourceExhausted("task " + std::to_string(task.task) + " has " +
+                                   std::to_string(under_way.size()) +
+                                   " uploads under way already; ask again when one has ended"));
+  }
+  const std::shared_ptr<void> ticket = std::make_shared<char>();
+  // One that begins anew leaves no use for what was parked, either.
+  std::unique_ptr<IncomingUpdate> parked =
+      TakeParked(task.task, session.client, header.total_bytes);
+  const std::uint64_t received = parked == nullptr ? 0 : parked->size();
+  if (offset > 0 && offset != received) {
+    if (parked != nullptr) {
+      ParkUpload(task.task, {session.client, header.total_bytes, std::move(parked)});
+    }
+    return reply(FailedPrecondition(
+        "of the update of task " + std::to_string(task.task) + " " + std::to_string(received) +
+        " bytes are here, so it cannot go on at byte " + std::to_string(offset)));
+  }
+  under_way.push_back(ticket);
+  if (offset > 0) {
+    return reply(UploadStart{.verdict = std::nullopt,
+                             .upload = std::make_shared<Upload>(*this, session, task, header,
+                                                                std::move(parked), ticket)});
+  }
+  pool_->Run([this, task, header, session, reply, ticket,
+              left = std::shared_ptr<IncomingUpdate>(std::move(parked))]() mutable {
+    left.reset();
+    Result<std::unique_ptr<IncomingUpdate>> file = spool_->Begin(header.task, header.total_bytes);
+    if (!file.ok()) return reply(file.status());
+    reply(UploadStart{.verdict = std::nullopt,
+                      .upload = std::make_shared<Upload>(*this, session, task, header,
+                                                         std::move(*file), ticket)});
+  });
+}
+
+// ---- Transfers that were cut. On the round thread, but for Park().
+
+void Upload::Park() {
+  core_.Post([self = shared_from_this()] {
+    CoordinatorCore::ParkedUpload parked{self->session_.client, self->header_.total_bytes,
+                                         std::move(self->file_)};
+    if (parked.file != nullptr && parked.file->size() > 0) {
+      self->core_.ParkUpload(self->task_.task, std::move(parked));
+    }
+  });
+}
+
+void CoordinatorCore::ParkUpload(TaskId task, ParkedUpload parked) {
+  ParkedUpload& known = parked_[task];
+  // Of two the longer one.
+  if (known.file == nullptr || known.file->size() <= parked.file->size()) std::swap(known, parked);
+  DropFile(std::move(parked.file));
+  DropParked();
+}
+
+std::unique_ptr<IncomingUpdate> CoordinatorCore::TakeParked(TaskId task, const ClientId& client,
+                                                            std::uint64_t total_bytes) {
+  const auto found = parked_.find(task);
+  if (found == parked_.end() || found->second.client != client ||
+      found->second.total_bytes != total_bytes) {
+    return nullptr;
+  }
+  std::unique_ptr<IncomingUpdate> file = std::move(found->second.file);
+  parked_.erase(found);
+  return file;
+}
+
+void CoordinatorCore::DropParked() {
+  for (auto entry = parked_.begin(); entry != parked_.end();) {
+    const auto task = state_.tasks.find(entry->first);
+    const bool open = task != state_.tasks.end() && (task->second.status == TaskStatus::kOpen ||
+                                                     task->second.status == TaskStatus::kLost);
+    if (!open) DropFile(std::move(entry->second.file));
+    entry = open ? std::next(entry) : parked_.erase(entry);
+  }
+}
+
+// Removing a file is work for the pool.
+void CoordinatorCore::DropFile(std::unique_ptr<IncomingUpdate> file) {
+  if (file == nullptr) return;
+  pool_->Run([file = std::shared_ptr<IncomingUpdate>(std::move(file))]() mutable { file.reset(); });
+}
+
+void CoordinatorCore::ResumeUpdate(SessionId session, TaskId task, std::uint64_t total_bytes,
+                                   Callback<std::uint64_t> done) {
+  Submit<std::uint64_t>(
+      std::move(done), [this, session, task, total_bytes](Callback<std::uint64_t> reply) {
+        if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
+        const auto found = parked_.find(task);
+        const bool same = found != parked_.end() && found->second.client == session.client &&
+                          found->second.total_bytes == total_bytes;
+        reply(same ? found->second.file->size() : 0);
+      });
+}
+
+// ---- An upload.
 
 Upload::Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
                std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket)
@@ -13,6 +124,7 @@ Upload::Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, Up
       task_(std::move(task)),
       header_(std::move(header)),
       file_(std::move(file)),
+      received_bytes_(file_->size()),
       ticket_(std::move(ticket)),
       pool_(core.pool_) {}
 

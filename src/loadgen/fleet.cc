@@ -118,10 +118,10 @@ Status Fleet::Connect() {
         grpc::CreateCustomChannel(options_.coordinator, credentials, arguments)));
   }
   for (int i = 0; i < options_.clients; ++i) {
-    clients_.push_back(std::make_unique<ThinClient>(
-        fmt::format("{}{:05}", options_.prefix, i),
-        *stubs_[static_cast<std::size_t>(i % connections)], options_.behaviour, shared_,
-        *counter_));
+    clients_.push_back(
+        std::make_unique<ThinClient>(fmt::format("{}{:05}", options_.prefix, i),
+                                     *stubs_[static_cast<std::size_t>(i % connections)],
+                                     options_.behaviour, shared_, *counter_));
   }
   return Status::Ok();
 }
@@ -137,8 +137,8 @@ Status Fleet::Run() {
   std::int64_t started = 0;
   for (const std::unique_ptr<ThinClient>& client : clients_) {
     if (options_.joins_per_second > 0) {
-      const auto due = begin + std::chrono::microseconds(started * 1'000'000 /
-                                                         options_.joins_per_second);
+      const auto due =
+          begin + std::chrono::microseconds(started * 1'000'000 / options_.joins_per_second);
       const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(
           due - std::chrono::steady_clock::now());
       if (wait.count() > 0 && WaitForStop(wait.count())) break;

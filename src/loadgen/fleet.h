@@ -15,7 +15,7 @@ struct FleetOptions {
   std::string coordinator;  // HOST:PORT
   ClientTlsOptions tls;
   int clients = 1;
-  int connections = 0;  // TCP connections that they share; 0: one each
+  int connections = 0;       // TCP connections that they share; 0: one each
   int joins_per_second = 0;  // 0: all at once
   std::string prefix = "thin-";
   Behaviour behaviour;

@@ -138,13 +138,12 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
       : client_(client), call_(client), update_(client.template_->Make(client.task_)), cut_(cut) {
     client_.stub_.async()->SubmitUpdate(&call_.context, &reply_, this);
     *chunk_.mutable_header() =
-        ToProto(client.session_,
-                {.task = client.task_.task,
-                 .client = client.name_,
-                 .round = client.task_.round,
-                 .total_bytes = update_.total_bytes(),
-                 .feedback = client.template_->Feedback(client.task_, client.behaviour_.examples,
-                                                        client.affinity_)});
+        ToProto(client.session_, {.task = client.task_.task,
+                                  .client = client.name_,
+                                  .round = client.task_.round,
+                                  .total_bytes = update_.total_bytes(),
+                                  .feedback = client.template_->Feedback(
+                                      client.task_, client.behaviour_.examples, client.affinity_)});
     StartWrite(&chunk_);
     StartCall();
   }
@@ -153,7 +152,7 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
     if (!ok) return;  // OnDone says why
     if (cut_ && sent_ >= update_.total_bytes() / 2) return call_.context.TryCancel();
     std::string& data = *chunk_.mutable_data()->mutable_data();
-    data.resize(std::min<std::uint64_t>(kChunkBytes, update_.total_bytes() - sent_));
+    data.resize(std::min<std::uint64_t>(kWireChunkBytes, update_.total_bytes() - sent_));
     if (data.empty()) return StartWritesDone();
     update_.Take(std::as_writable_bytes(std::span(data.data(), data.size())));
     sent_ += data.size();
@@ -270,21 +269,22 @@ void ThinClient::Register() {
       .protocol_max = kProtocolMax,
       .profile = {.examples = behaviour_.examples, .max_experts = behaviour_.max_experts}});
   step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
-  stub_.async()->Register(
-      &step->call.context, &step->request, &step->reply, [this, step](const grpc::Status& status) {
-        step->call.Done();
-        if (!status.ok()) return Recover(FromGrpc(status));
-        Result<RegisterReply> run = FromProto(step->reply);
-        if (!run.ok()) return End(run.status());
-        run_ = std::move(run).value();
-        Result<const UpdateTemplate*> made = shared_.Get(run_);
-        if (!made.ok()) return End(made.status());
-        template_ = *made;
-        if (affinity_.empty()) affinity_ = RandomAffinity(template_->spec(), random_);
-        session_ = {name_, run_.session};
-        observer_.OnRegistered();
-        Poll();
-      });
+  stub_.async()->Register(&step->call.context, &step->request, &step->reply,
+                          [this, step](const grpc::Status& status) {
+                            step->call.Done();
+                            if (!status.ok()) return Recover(FromGrpc(status));
+                            Result<RegisterReply> run = FromProto(step->reply);
+                            if (!run.ok()) return End(run.status());
+                            run_ = std::move(run).value();
+                            Result<const UpdateTemplate*> made = shared_.Get(run_);
+                            if (!made.ok()) return End(made.status());
+                            template_ = *made;
+                            if (affinity_.empty())
+                              affinity_ = RandomAffinity(template_->spec(), random_);
+                            session_ = {name_, run_.session};
+                            observer_.OnRegistered();
+                            Poll();
+                          });
 }
 
 void ThinClient::Poll() {

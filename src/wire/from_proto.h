@@ -26,6 +26,7 @@ Result<HeartbeatFromClient> FromProto(const v1::HeartbeatRequest& request);
 struct FetchFromClient {
   SessionId session;
   std::vector<ShardReference> shards;
+  std::uint64_t first_offset = 0;  // in the first of them
 };
 Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request);
 
@@ -34,8 +35,16 @@ Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request);
 struct UpdateFromClient {
   SessionId session;
   UpdateHeader header;
+  std::uint64_t offset = 0;  // at which it goes on
 };
 Result<UpdateFromClient> FromProto(const v1::UpdateHeader& header);
+
+struct ResumeFromClient {
+  SessionId session;
+  TaskId task = 0;
+  std::uint64_t total_bytes = 0;
+};
+Result<ResumeFromClient> FromProto(const v1::ResumeUpdateRequest& request);
 
 struct EvaluationFromClient {
   SessionId session;
@@ -57,8 +66,8 @@ Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& 
 Result<HeartbeatReply> FromProto(const v1::HeartbeatReply& reply);
 Result<Verdict> FromProto(const v1::SubmitUpdateReply& reply);
 
-// ---- Chunks, either way: not empty, at most kChunkBytes, and the checksum right. `what` names the
-// transfer: "update chunk at byte 1048576: checksum is 0x..., its bytes have 0x...". DATA_LOSS.
+// ---- Chunks, either way: not empty, at most kWireChunkBytes, and the checksum right. `what` names
+// the transfer: "update chunk at byte 1048576: checksum is 0x..., its bytes have 0x...". DATA_LOSS.
 Status CheckChunk(const std::string& what, std::uint64_t offset, const std::string& data,
                   std::uint32_t crc32c);
 

@@ -114,7 +114,20 @@ Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request) {
     FEDMOE_ASSIGN_OR_RETURN(ShardReference reference, FromProto(shard));
     fetch.shards.push_back(std::move(reference));
   }
+  fetch.first_offset = request.first_offset();
+  const std::uint64_t first =
+      fetch.shards.empty() ? 1 : static_cast<std::uint64_t>(fetch.shards.front().bytes);
+  if (fetch.first_offset >= first) {
+    return InvalidArgument(
+        fmt::format("first_offset must be 0 to {} (got {})", first - 1, fetch.first_offset));
+  }
   return fetch;
+}
+
+Status CheckTotalBytes(std::uint64_t bytes) {
+  if (bytes >= 1 && bytes <= kMaxUpdateBytesOnWire) return Status::Ok();
+  return InvalidArgument(
+      fmt::format("total_bytes must be 1 to {} (got {})", kMaxUpdateBytesOnWire, bytes));
 }
 
 Result<UpdateFromClient> FromProto(const v1::UpdateHeader& header) {
@@ -122,16 +135,25 @@ Result<UpdateFromClient> FromProto(const v1::UpdateHeader& header) {
   FEDMOE_ASSIGN_OR_RETURN(update.session, FromProto(header.session()));
   FEDMOE_RETURN_IF_ERROR(CheckId("task", header.task()));
   FEDMOE_RETURN_IF_ERROR(CheckAtLeast("round", header.round(), 1));
-  if (header.total_bytes() < 1 || header.total_bytes() > kMaxUpdateBytesOnWire) {
-    return InvalidArgument(fmt::format("total_bytes must be 1 to {} (got {})",
-                                       kMaxUpdateBytesOnWire, header.total_bytes()));
+  FEDMOE_RETURN_IF_ERROR(CheckTotalBytes(header.total_bytes()));
+  if (header.offset() > header.total_bytes()) {
+    return InvalidArgument(fmt::format("offset must be at most total_bytes (got {} > {})",
+                                       header.offset(), header.total_bytes()));
   }
+  update.offset = header.offset();
   update.header.task = header.task();
   update.header.client = update.session.client;
   update.header.round = header.round();
   update.header.total_bytes = header.total_bytes();
   FEDMOE_ASSIGN_OR_RETURN(update.header.feedback, FeedbackFrom(header.feedback()));
   return update;
+}
+
+Result<ResumeFromClient> FromProto(const v1::ResumeUpdateRequest& request) {
+  FEDMOE_ASSIGN_OR_RETURN(SessionId session, FromProto(request.session()));
+  FEDMOE_RETURN_IF_ERROR(CheckId("task", request.task()));
+  FEDMOE_RETURN_IF_ERROR(CheckTotalBytes(request.total_bytes()));
+  return ResumeFromClient{std::move(session), request.task(), request.total_bytes()};
 }
 
 Result<EvaluationFromClient> FromProto(const v1::EvaluationResult& result) {
@@ -160,9 +182,9 @@ Result<ReturnFromClient> FromProto(const v1::ReturnTaskRequest& request) {
 
 Status CheckChunk(const std::string& what, std::uint64_t offset, const std::string& data,
                   std::uint32_t crc32c) {
-  if (data.empty() || data.size() > kChunkBytes) {
+  if (data.empty() || data.size() > kWireChunkBytes) {
     return InvalidArgument(fmt::format("{} at byte {} must have 1 to {} bytes (got {})", what,
-                                       offset, kChunkBytes, data.size()));
+                                       offset, kWireChunkBytes, data.size()));
   }
   const std::uint32_t actual = Crc32c(AsBytes(std::string_view(data)));
   if (actual == crc32c) return Status::Ok();

@@ -8,7 +8,7 @@ namespace fedmoe {
 
 // Bytes of a shard or an update in one message; the rest of the message is framing, and gRPC's own
 // limit of 4 MiB stays as it is.
-inline constexpr std::size_t kChunkBytes = 1 << 20;
+inline constexpr std::size_t kWireChunkBytes = 1 << 20;
 
 inline constexpr int kMaxExperts = 4096;
 inline constexpr std::size_t kMaxNameLength = 256;  // run name, device, preset, run id

@@ -105,20 +105,33 @@ v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, dou
 }
 
 v1::FetchShardsRequest FetchToProto(const SessionId& session,
-                                    const std::vector<ShardReference>& shards) {
+                                    const std::vector<ShardReference>& shards,
+                                    std::uint64_t first_offset) {
   v1::FetchShardsRequest to;
   *to.mutable_session() = ToProto(session);
   for (const ShardReference& shard : shards) Fill(shard, *to.add_shards());
+  to.set_first_offset(first_offset);
   return to;
 }
 
-v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header) {
+v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header,
+                         std::uint64_t offset) {
   v1::UpdateHeader to;
   *to.mutable_session() = ToProto(session);
   to.set_task(header.task);
   to.set_round(header.round);
   to.set_total_bytes(header.total_bytes);
+  to.set_offset(offset);
   Fill(header.feedback, *to.mutable_feedback());
+  return to;
+}
+
+v1::ResumeUpdateRequest ResumeToProto(const SessionId& session, TaskId task,
+                                      std::uint64_t total_bytes) {
+  v1::ResumeUpdateRequest to;
+  *to.mutable_session() = ToProto(session);
+  to.set_task(task);
+  to.set_total_bytes(total_bytes);
   return to;
 }
 

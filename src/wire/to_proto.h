@@ -15,8 +15,12 @@ v1::Session ToProto(const SessionId& session);
 v1::RegisterRequest ToProto(const RegisterRequest& request);
 v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, double progress);
 v1::FetchShardsRequest FetchToProto(const SessionId& session,
-                                    const std::vector<ShardReference>& shards);
-v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header);
+                                    const std::vector<ShardReference>& shards,
+                                    std::uint64_t first_offset = 0);
+v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header,
+                         std::uint64_t offset = 0);
+v1::ResumeUpdateRequest ResumeToProto(const SessionId& session, TaskId task,
+                                      std::uint64_t total_bytes);
 v1::EvaluationResult ToProto(const SessionId& session, const EvaluationResult& result);
 v1::ReturnTaskRequest ReturnToProto(const SessionId& session, TaskId task, const std::string& why);
 

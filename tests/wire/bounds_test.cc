@@ -102,17 +102,21 @@ TEST(BoundsTest, HeartbeatReturnAndEvaluation) {
 TEST(BoundsTest, Fetch) {
   using M = v1::FetchShardsRequest;
   const auto digest = "shards.digest must be 64 lower-case hexadecimal characters";
-  ExpectRefused<M>(FetchToProto(SampleSession(), SampleTask().task.shards), kParse,
-                   {{[](M& m) { m.mutable_shards(0)->set_shard(-1); },
-                     "shards.shard must be 0 to 4096 (got -1)"},
-                    {[](M& m) { m.mutable_shards(0)->set_digest("abc"); }, digest},
-                    {[](M& m) { m.mutable_shards(0)->set_digest(std::string(64, 'G')); }, digest},
-                    {[](M& m) { m.mutable_shards(1)->set_bytes(0); },
-                     "shards.bytes must be 1 to 1099511627776 (got 0)"},
-                    {[](M& m) {
-                       for (int i = 0; i < 4097; ++i) *m.add_shards() = m.shards(0);
-                     },
-                     "shards must have at most 4097 entries (got 4100)"}});
+  ExpectRefused<M>(
+      FetchToProto(SampleSession(), SampleTask().task.shards), kParse,
+      {{[](M& m) { m.mutable_shards(0)->set_shard(-1); },
+        "shards.shard must be 0 to 4096 (got -1)"},
+       {[](M& m) { m.mutable_shards(0)->set_digest("abc"); }, digest},
+       {[](M& m) { m.mutable_shards(0)->set_digest(std::string(64, 'G')); }, digest},
+       {[](M& m) { m.mutable_shards(1)->set_bytes(0); },
+        "shards.bytes must be 1 to 1099511627776 (got 0)"},
+       {[](M& m) { m.set_first_offset(static_cast<std::uint64_t>(m.shards(0).bytes())); },
+        "first_offset must be 0 to " + std::to_string(SampleTask().task.shards[0].bytes - 1) +
+            " (got " + std::to_string(SampleTask().task.shards[0].bytes) + ")"},
+       {[](M& m) {
+          for (int i = 0; i < 4097; ++i) *m.add_shards() = m.shards(0);
+        },
+        "shards must have at most 4097 entries (got 4100)"}});
 }
 
 TEST(BoundsTest, UpdateHeader) {

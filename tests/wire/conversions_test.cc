@@ -208,7 +208,7 @@ TEST(ConversionsTest, Chunks) {
   EXPECT_EQ(CheckChunk("chunk", 0, data, 0).code(), StatusCode::kDataLoss);
   EXPECT_EQ(CheckChunk("chunk", 0, "", 0),
             InvalidArgument("chunk at byte 0 must have 1 to 1048576 bytes (got 0)"));
-  EXPECT_EQ(CheckChunk("chunk", 0, std::string(kChunkBytes + 1, 'x'), 0),
+  EXPECT_EQ(CheckChunk("chunk", 0, std::string(kWireChunkBytes + 1, 'x'), 0),
             InvalidArgument("chunk at byte 0 must have 1 to 1048576 bytes (got 1048577)"));
 }
 

@@ -13,6 +13,7 @@
 #include "fedmoe/v1/coordinator.grpc.pb.h"
 #include "storage/update_format.h"
 #include "tests/support/temp_dir.h"
+#include "wire/limits.h"
 #include "wire/to_proto.h"
 
 namespace fedmoe {
@@ -296,6 +297,89 @@ TEST_F(LoopbackTest, BrokenStreamsAreRefusedAndTheTaskStaysOpen) {
   const auto beat = transport_->Beat(session, task.task, 0.5);
   ASSERT_TRUE(beat.ok());
   EXPECT_FALSE(beat->cancel);
+}
+
+// The update of a task as it travels, cut into chunks from `offset` on.
+std::vector<v1::UpdateChunk> ChunksOf(const std::string& update, std::size_t offset,
+                                      std::size_t end) {
+  std::vector<v1::UpdateChunk> chunks;
+  for (; offset < end; offset += kWireChunkBytes) {
+    const std::string data = update.substr(offset, std::min(kWireChunkBytes, end - offset));
+    v1::UpdateChunk& chunk = chunks.emplace_back();
+    chunk.mutable_data()->set_data(data);
+    chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view(data))));
+  }
+  return chunks;
+}
+
+TEST_F(LoopbackTest, AnUploadThatWasCutGoesOnAtTheLastGoodChunk) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const TrainResult result = ResultOf(task);
+  std::vector<OutgoingBlock> blocks;
+  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
+  std::string update;
+  const Status encoded = EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) {
+    update.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return Status::Ok();
+  });
+  ASSERT_TRUE(encoded.ok());
+  const UpdateHeader header{.task = task.task,
+                            .client = "alice",
+                            .round = task.round,
+                            .total_bytes = update.size(),
+                            .feedback = result.feedback};
+  const auto stub = Stub();
+  const auto received = [&](std::uint64_t total_bytes) {
+    grpc::ClientContext context;
+    v1::ResumeUpdateReply reply;
+    const auto status =
+        stub->ResumeUpdate(&context, ResumeToProto(session, task.task, total_bytes), &reply);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return reply.received_bytes();
+  };
+  EXPECT_EQ(received(update.size()), 0U);
+
+  // One chunk, then the end; and one more, damaged.
+  v1::SubmitUpdateReply reply;
+  EXPECT_EQ(SendRaw(*stub, ToProto(session, header), ChunksOf(update, 0, kWireChunkBytes), reply)
+                .error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(received(update.size()), kWireChunkBytes);
+  EXPECT_EQ(received(update.size() + 1), 0U);  // of another update nothing is here
+  auto damaged = ChunksOf(update, kWireChunkBytes, kWireChunkBytes + 100);
+  damaged[0].mutable_data()->set_crc32c(1);
+  EXPECT_EQ(SendRaw(*stub, ToProto(session, header, kWireChunkBytes), damaged, reply).error_code(),
+            grpc::StatusCode::DATA_LOSS);
+  EXPECT_EQ(received(update.size()), kWireChunkBytes);
+
+  const grpc::Status elsewhere =
+      SendRaw(*stub, ToProto(session, header, 77), ChunksOf(update, 77, update.size()), reply);
+  EXPECT_EQ(elsewhere.error_message(),
+            "of the update of task " + std::to_string(task.task) +
+                " 1048576 bytes are here, so it cannot go on at byte 77");
+  const grpc::Status whole = SendRaw(*stub, ToProto(session, header, kWireChunkBytes),
+                                     ChunksOf(update, kWireChunkBytes, update.size()), reply);
+  ASSERT_TRUE(whole.ok()) << whole.error_message();
+  EXPECT_TRUE(reply.accepted()) << reply.detail();
+  EXPECT_EQ(received(update.size()), 0U);
+}
+
+TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  grpc::ClientContext context;
+  const auto reader = Stub()->FetchShards(&context, FetchToProto(session, task.shards, 1'000'000));
+  v1::ShardChunk chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  EXPECT_EQ(chunk.index(), 0);
+  EXPECT_EQ(chunk.offset(), 1'000'000U);
+  std::uint64_t bytes = chunk.data().size();
+  while (reader->Read(&chunk)) bytes += chunk.data().size();
+  EXPECT_TRUE(reader->Finish().ok());
+  std::uint64_t all = 0;
+  for (const ShardReference& shard : task.shards) all += static_cast<std::uint64_t>(shard.bytes);
+  EXPECT_EQ(bytes, all - 1'000'000U);
 }
 
 TEST_F(LoopbackTest, MoreBytesThanAnnouncedAreAMalformedUpdate) {
