@@ -43,7 +43,7 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
   const auto earlier = [&wake](Milliseconds at) {
     if (wake < 0 || at < wake) wake = at;
   };
-  for (const auto& [client, poll] : polls_) earlier(poll.until_ms);
+  if (!polls_.empty()) earlier(next_poll_end_ms_);
   if (state_.phase == Phase::kFinished && !Finished()) earlier(linger_until_ms_);
   return wake;
 }
@@ -79,8 +79,12 @@ void CoordinatorCore::Loop() {
 
 void CoordinatorCore::EndHeldPolls() {
   const Milliseconds now = Now();
+  // With thousands of polls, not at every step.
+  if (now < next_poll_end_ms_) return;
+  next_poll_end_ms_ = now + options_.poll_hold_ms;
   for (auto poll = polls_.begin(); poll != polls_.end();) {
     if (poll->second.until_ms > now) {
+      next_poll_end_ms_ = std::min(next_poll_end_ms_, poll->second.until_ms);
       ++poll;
       continue;
     }
@@ -166,17 +170,23 @@ fedmoe::Status CoordinatorCore::CheckSession(const SessionId& session) {
   return fedmoe::Status::Ok();
 }
 
+Milliseconds CoordinatorCore::HeartbeatGrainMs() const {
+  const Milliseconds timeout_ms = options_.run.participation.heartbeat_timeout_ms;
+  return timeout_ms > 0 ? std::min(kHeartbeatGrainMs, timeout_ms / 8) : kHeartbeatGrainMs;
+}
+
 // The machine counts only signs of life some way apart; others need not reach it.
 void CoordinatorCore::Hear(const SessionId& session) {
-  const Milliseconds timeout_ms = options_.run.participation.heartbeat_timeout_ms;
-  const Milliseconds grain_ms =
-      timeout_ms > 0 ? std::min(kHeartbeatGrainMs, timeout_ms / 8) : kHeartbeatGrainMs;
+  const Milliseconds grain_ms = HeartbeatGrainMs();
   const auto client = state_.clients.find(session.client);
   if (client == state_.clients.end() || Now() - client->second.last_heard_ms < grain_ms) return;
   Handle(Heartbeat{.at_ms = Now(), .client = session.client, .session = session.session});
 }
 
 void CoordinatorCore::HearParkedPolls() {
+  // Often enough for what Hear() counts; with thousands of polls, not at every step.
+  if (Now() - polls_heard_ms_ < HeartbeatGrainMs() / 2) return;
+  polls_heard_ms_ = Now();
   for (const auto& [client, parked] : polls_) {
     if (!parked.poll->abandoned) Hear({.client = client, .session = parked.session});
   }

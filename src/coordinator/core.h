@@ -211,6 +211,7 @@ class CoordinatorCore {
   void Execute(Action action);
   void Flush();  // journal, then the replies that waited for it
   fedmoe::Status MakeDurable();
+  Milliseconds HeartbeatGrainMs() const;
   void HearParkedPolls();
   void Hear(const SessionId& session);
   Result<NextTaskReply> EndOfRun(const ClientId& client);
@@ -307,6 +308,8 @@ class CoordinatorCore {
   std::vector<RoundReport> reports_;  // not yet in the run directory
   std::set<TaskId> keeping_;          // whose update is being made durable
   std::map<ClientId, ParkedPoll> polls_;
+  Milliseconds next_poll_end_ms_ = 0;                        // none ends before it
+  Milliseconds polls_heard_ms_ = 0;                          // when their clients were last heard
   std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
   std::map<TaskId, CancelReason> cancelled_;
   std::map<ClientId, Registering> registering_;

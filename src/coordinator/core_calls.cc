@@ -82,10 +82,10 @@ void CoordinatorCore::NextTask(SessionId session, std::shared_ptr<Poll> poll,
       });
     }
     EndPoll(session.client, NextTaskReply{});
-    polls_[session.client] = {.session = session.session,
-                              .poll = poll,
-                              .until_ms = Now() + options_.poll_hold_ms,
-                              .done = std::move(reply)};
+    const Milliseconds until_ms = Now() + options_.poll_hold_ms;
+    next_poll_end_ms_ = polls_.empty() ? until_ms : std::min(next_poll_end_ms_, until_ms);
+    polls_[session.client] = {
+        .session = session.session, .poll = poll, .until_ms = until_ms, .done = std::move(reply)};
     DeferDelivery(session.client);
   });
 }
