@@ -77,10 +77,11 @@ class Call {
 };
 
 Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                   const ClientTlsOptions& tls) {
+                                                   const ClientTlsOptions& tls,
+                                                   const KeepaliveOptions& keepalive) {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(keepalive.interval_ms));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(keepalive.timeout_ms));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // With probing on, a stalled reader buffers megabytes a stream.
@@ -245,9 +246,10 @@ Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const Upda
 }  // namespace
 
 Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
-                                                     const ClientTlsOptions& tls) {
+                                                     const ClientTlsOptions& tls,
+                                                     const KeepaliveOptions& keepalive) {
   RouteGrpcLog();
-  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls));
+  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls, keepalive));
   return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel));
 }
 

@@ -16,11 +16,11 @@ namespace fedmoe {
 
 // One direction of every connection.
 struct FlowFaults {
-  Milliseconds delay_ms = 0;          // from arrival at the proxy to departure
-  Milliseconds jitter_ms = 0;         // on top: U[0, jitter_ms), the order of bytes is kept
-  double bytes_per_s = 0.0;           // 0: no limit
-  bool stalled = false;               // no byte moves; the connection stays
-  bool swallowed = false;             // half-open: bytes and the close are taken, and never passed on
+  Milliseconds delay_ms = 0;   // from arrival at the proxy to departure
+  Milliseconds jitter_ms = 0;  // on top: U[0, jitter_ms), the order of bytes is kept
+  double bytes_per_s = 0.0;    // 0: no limit
+  bool stalled = false;        // no byte moves; the connection stays
+  bool swallowed = false;      // half-open: bytes and the close are taken, and never passed on
   std::uint64_t cut_after_bytes = 0;  // both ends get RST when so many more have passed; 0: never
   double cut_mean_bytes = 0.0;        // the same after Exponential(mean) bytes; 0: never
 };
