@@ -211,7 +211,9 @@ TEST(NetworkFaults, AnUpdateWhoseReplyIsCutIsMergedOnce) {
       const Result<Verdict> unheard = submit();
       cutter.join();
       EXPECT_EQ(unheard.status().code(), StatusCode::kUnavailable) << unheard.status().ToString();
-      const Result<Verdict> again = submit();
+      Result<Verdict> again = submit();
+      // The channel may not have noticed yet that its connection is gone.
+      while (again.status().code() == StatusCode::kUnavailable) again = submit();
       EXPECT_TRUE(again.ok() && again->accepted()) << again.status().ToString();
       first_is_through.Open();
       return again;
