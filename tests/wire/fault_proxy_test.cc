@@ -173,7 +173,7 @@ TEST_F(FaultProxyTest, ACutComesAfterExactlySoManyBytes) {
   EXPECT_EQ(received.bytes, 12'345U);
   EXPECT_EQ(received.error, ECONNRESET);
   EXPECT_EQ(Receive(client_).error, ECONNRESET);
-  EXPECT_EQ(proxy_->counts().cut, 1U);
+  EXPECT_TRUE(proxy_->WaitUntil([](const LinkCounts& counts) { return counts.cut == 1; }));
 }
 
 TEST_F(FaultProxyTest, TheMomentOfARandomCutIsAFunctionOfTheSeed) {
@@ -215,7 +215,7 @@ TEST_F(FaultProxyTest, APartitionRefusesTheNewAndKeepsTheOld) {
   Send(client_, 10);
   const Socket refused = Dial(*proxy_);
   EXPECT_EQ(Receive(refused).error, ECONNRESET);
-  EXPECT_EQ(proxy_->counts().refused, 1U);
+  EXPECT_TRUE(proxy_->WaitUntil([](const LinkCounts& counts) { return counts.refused == 1; }));
   EXPECT_EQ(proxy_->counts().bytes_up, 0U);
   proxy_->Heal();
   EXPECT_EQ(Receive(server_, 10).bytes, 10U);

@@ -280,6 +280,47 @@ TEST(NetworkFaults, ASlowClientHoldsNothingUpPastTheDeadline) {
   EXPECT_EQ(report.attempts, 1);
 }
 
+// Its update is one message, which takes longer than the coordinator waits for a word; so does the
+// shard.
+TEST(NetworkFaults, ATransferThatTakesLongerThanTheHeartbeatTimeoutLosesNobody) {
+  NetworkFleetOptions options = LargeUpdates();
+  options.core.run.participation.heartbeat_timeout_ms = 1'200;
+  options.keepalive = {};
+  NetworkFleet fleet(options);
+  fleet.client(0).link().Set({.up = {.bytes_per_s = 80'000.0}, .down = {.bytes_per_s = 80'000.0}});
+  fleet.Start();
+  const RoundReport report = fleet.log.WaitForRound(1);
+  EXPECT_EQ(OutcomeOf(report, "client-0"), "accepted");
+  EXPECT_EQ(report.attempts, 1);
+  EXPECT_TRUE(report.reassigned.empty()) << "it was taken for lost";
+  EXPECT_EQ(report.cells[CellOf(fleet, "client-0")], CellState::kComplete);
+}
+
+// ---- Vanished clients.
+
+TEST(NetworkFaults, AnExpertWhoseOnlyHolderVanishedIsReassignedInTheSameRound) {
+  NetworkFleetOptions options = LargeUpdates();
+  options.core.run.participation.heartbeat_timeout_ms = 2'000;
+  NetworkFleet fleet(options);
+  Gate gate;
+  fleet.client(2).trainer().before_answer = [&](const TaskAssignment& task, TrainResult&) {
+    fleet.client(2).link().Set(Partition());
+    if (task.round == 1) gate.Wait();
+  };
+  fleet.Start();
+  const RoundReport report = fleet.log.WaitForRound(1);
+  EXPECT_EQ(report.attempts, 1);
+  EXPECT_EQ(report.accepted, 2);
+  EXPECT_EQ(OutcomeOf(report, "client-2"), "lost");
+  const std::size_t cell = CellOf(fleet, "client-2");
+  ASSERT_EQ(report.reassigned.size(), 1U);
+  EXPECT_EQ(report.reassigned[0].expert, static_cast<ExpertIndex>(cell) - 1);
+  EXPECT_EQ(report.reassigned[0].from, "client-2");
+  EXPECT_EQ(report.reassigned[0].outcome, "accepted");
+  EXPECT_EQ(report.cells[cell], CellState::kComplete);
+  EXPECT_EQ(report.load.round_assignments[cell - 1], 1) << "the expert has been trained";
+}
+
 // ---- Half-open connections and stalls.
 
 NetworkFleetOptions PatientOptions() {
