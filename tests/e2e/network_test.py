@@ -18,8 +18,8 @@ CLIENTS = 3
 # Slow networks are slow; a run that does not end at all is what these are to find.
 DEADLINE_S = 200.0
 DETERMINISTIC = {"run": {"rounds": 4, "deterministic": True, "clients": {"min": CLIENTS}}}
-# Experts of 131 kB: a client's update takes longer over a slow link than the heartbeat timeout.
-WIDE = {"model": {"inputs": 32, "width": 64, "expert_width": 256}}
+# Experts of 0.5 MB: over a slow link the transfer of one takes longer than the heartbeat timeout.
+WIDE = {"model": {"inputs": 32, "width": 64, "expert_width": 1024}}
 WORK = {"data": {"domains": {"examples": 512}}}
 
 
@@ -97,12 +97,12 @@ class NetworkTest(EndToEndTest):
         self.expect_the_model_of_a_clean_run(DETERMINISTIC, wall_s)
 
     def test_rate(self):
-        """A link of 128 kbit/s: a transfer takes longer than the heartbeat timeout, and its client is not lost."""
+        """A link of 512 kbit/s: a transfer takes longer than the heartbeat timeout, and its client is not lost."""
         config = merge(merge(DETERMINISTIC, WIDE), {
             "run": {"rounds": 2, "heartbeat_timeout_s": 5},
             "server": {"heartbeat_interval_s": 0.5, "poll_hold_s": 2}})
         network = self.network()
-        network.limit(0, 128)
+        network.limit(0, 512)
         coordinator, clients, wall_s = self.run_under(network, config)
         slowest = max(report["seconds"] for report in read_reports(self.folder / "run"))
         self.assertGreater(slowest, 5, "the link was too fast for this test")
