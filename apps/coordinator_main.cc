@@ -155,7 +155,7 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
       CoreOptionsOf(config, std::move(spec)), files, **directory, clock, &watcher);
   if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
   Result<std::unique_ptr<GrpcServer>> server =
-      GrpcServer::Start(**core, **gate, config.server.address, config.server.tls);
+      GrpcServer::Start(**core, **gate, config.server.address, {.tls = config.server.tls});
   if (!server.ok()) {
     core->reset();
     const bool credentials = server.status().code() != StatusCode::kFailedPrecondition;

@@ -7,6 +7,7 @@ Exit codes: 0 none, 1 some (each named on stderr), 2 a file cannot be read.
 import glob
 import os
 import re
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
@@ -23,11 +24,16 @@ def reference_blas_is_absent():
     return not glob.glob("/usr/lib/*/blas/libblas.so.3")
 
 
+def namespaces_cannot_be_used():
+    return subprocess.run([os.path.join(ROOT, "tests/e2e/networks.py")], stdout=subprocess.DEVNULL, check=False).returncode != 0
+
+
 CONDITIONS = {
     "no-mnist": is_absent("mnist/train-images-idx3-ubyte", "mnist/train-images-idx3-ubyte.gz"),
     "no-cifar10": is_absent("cifar10/cifar10-jpeg.tar.xz"),
     "no-shakespeare": is_absent("shakespeare/input.txt"),
     "no-languages": is_absent("languages/en.train.txt"),
+    "no-namespaces": namespaces_cannot_be_used,
     "no-reference-blas": reference_blas_is_absent,
     "root": lambda: os.geteuid() == 0,
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 
 namespace fedmoe {
 
+class Pulse;
 class TaskWorker;
 
 struct ClientLoopOptions {
@@ -114,12 +116,18 @@ class ClientLoop {
   // Runs `work` on a thread of its own and keeps in touch meanwhile. OK also when the task ended
   // early, or when `work` failed: that is then hand.give_back.
   Status Attend(TaskInHand& hand, const std::function<Status(const TrainContext&)>& work);
-  // Ends the task early where there is reason to, and sends a heartbeat where one is due.
+  // Signs of life for the task while a transfer blocks the loop.
+  std::unique_ptr<Pulse> StartPulse(const TaskInHand& hand);
+  // Acts on what the coordinator said meanwhile: an error ends the transfer.
+  Status Heed(TaskInHand& hand, const Pulse& pulse) const;
+  // Ends the task early where there is reason to.
+  void EndWhereDue(TaskInHand& hand) const;
+  // The same, and sends a heartbeat where one is due.
   Status KeepInTouch(TaskInHand& hand, double progress);
   // The session is void: opens another, and goes on with the task if the run is still the same.
   Status ConnectAgain(TaskInHand& hand);
   Status Drop(const TaskInHand& hand);
-  Status SubmitUpdate(const TaskInHand& hand);
+  Status SubmitUpdate(TaskInHand& hand);
   Status SubmitEvaluation(const TaskInHand& hand);
   // Until when a result is offered to a coordinator that is too busy for it.
   Milliseconds SubmitUntil(const TaskInHand& hand) const;

@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "client/client_loop.h"
+#include "client/pulse.h"
 #include "client/shard_fetch.h"
 #include "client/task_worker.h"
 #include "storage/update_format.h"
@@ -82,8 +83,10 @@ Status ClientLoop::RunTask(const TaskAssignment& task) {
 
   const bool saved =
       saved_update_ && saved_update_->task == task.task && saved_update_->attempt == task.attempt;
-  if (const Status settled = state_.Settle(task.last_committed_task, saved ? task.task : 0);
-      !settled.ok()) {
+  // The state that waits for the round's commit: of this task if it was trained already, of the
+  // first if this is a second one.
+  const TaskId keep = task.follows != 0 ? task.follows : saved ? task.task : 0;
+  if (const Status settled = state_.Settle(task.last_committed_task, keep); !settled.ok()) {
     return GiveBack(task, settled.message());
   }
   if (saved) {
@@ -132,13 +135,15 @@ Status ClientLoop::Work(TaskInHand& hand) {
 }
 
 Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, CachedShard>& shards) {
+  const std::unique_ptr<Pulse> pulse = StartPulse(hand);
   const ShardFetchContext context{
       .transport = transport_,
       .cache = cache_,
       .down = down_,
       .clock = clock_,
-      .interrupted = [this, &hand]() -> Status {
-        FEDMOE_RETURN_IF_ERROR(KeepInTouch(hand, 0.0));
+      .interrupted = [this, &hand, &pulse]() -> Status {
+        FEDMOE_RETURN_IF_ERROR(Heed(hand, *pulse));
+        EndWhereDue(hand);
         return hand.ended() ? Cancelled("the task has ended") : Status::Ok();
       },
   };
@@ -227,18 +232,36 @@ Status ClientLoop::Attend(TaskInHand& hand,
   return Status::Ok();
 }
 
-Status ClientLoop::KeepInTouch(TaskInHand& hand, double progress) {
-  const TaskAssignment& task = hand.task;
-  const Milliseconds now_ms = clock_.NowMs();
+std::unique_ptr<Pulse> ClientLoop::StartPulse(const TaskInHand& hand) {
+  return std::make_unique<Pulse>(run_.heartbeat_interval_ms,
+                                 [this, session = session_, task = hand.task.task] {
+                                   return transport_.Beat(session, task, 0.0);
+                                 });
+}
+
+Status ClientLoop::Heed(TaskInHand& hand, const Pulse& pulse) const {
+  Status word = pulse.word();
+  if (word.code() == StatusCode::kCancelled && !hand.cancelled) {
+    hand.cancelled = true;
+    spdlog::info("{}: task cancelled: {}", Named(hand.task), InWords(pulse.reason()));
+  }
+  return word;
+}
+
+void ClientLoop::EndWhereDue(TaskInHand& hand) const {
+  const Milliseconds timeout_ms = hand.task.timeout_ms;
   if (stopping()) {
     hand.give_back = "the client is stopping";
-    return Status::Ok();
+  } else if (timeout_ms > 0 && clock_.NowMs() - hand.received_ms >= timeout_ms) {
+    hand.give_back = fmt::format("not done within the task's {} ms", timeout_ms);
   }
-  if (task.timeout_ms > 0 && now_ms - hand.received_ms >= task.timeout_ms) {
-    hand.give_back = fmt::format("not done within the task's {} ms", task.timeout_ms);
-    return Status::Ok();
-  }
-  if (now_ms < hand.next_beat_ms) return Status::Ok();
+}
+
+Status ClientLoop::KeepInTouch(TaskInHand& hand, double progress) {
+  const TaskAssignment& task = hand.task;
+  EndWhereDue(hand);
+  const Milliseconds now_ms = clock_.NowMs();
+  if (hand.ended() || now_ms < hand.next_beat_ms) return Status::Ok();
   hand.next_beat_ms = now_ms + run_.heartbeat_interval_ms;
   const Result<HeartbeatReply> reply = transport_.Beat(session_, task.task, progress);
   if (!reply.ok()) {
@@ -283,7 +306,7 @@ Milliseconds ClientLoop::SubmitUntil(const TaskInHand& hand) const {
                                   : clock_.NowMs() + kSubmitLimitMs;
 }
 
-Status ClientLoop::SubmitUpdate(const TaskInHand& hand) {
+Status ClientLoop::SubmitUpdate(TaskInHand& hand) {
   const TaskAssignment& task = hand.task;
   PreparedUpdate& update = saved_update_->update;
   FillBandwidth(update.feedback);
@@ -293,9 +316,13 @@ Status ClientLoop::SubmitUpdate(const TaskInHand& hand) {
                             .round = task.round,
                             .total_bytes = EncodedUpdateBytes(blocks),
                             .feedback = update.feedback};
+  const std::unique_ptr<Pulse> pulse = StartPulse(hand);
   const Transport::UpdateSource encode =
       [&](const std::function<Status(std::span<const std::byte>)>& sink) {
-        return EncodeUpdate(task.task, blocks, sink);
+        return EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) -> Status {
+          FEDMOE_RETURN_IF_ERROR(Heed(hand, *pulse));
+          return sink(bytes);
+        });
       };
   Verdict verdict;
   const Milliseconds start_ms = clock_.NowMs();
@@ -314,6 +341,10 @@ Status ClientLoop::SubmitUpdate(const TaskInHand& hand) {
   if (status.ok()) {
     spdlog::warn("{}: sent {:.1f} MB, rejected: {} ({})", Named(task), megabytes,
                  RejectReasonName(verdict.reason), verdict.detail);
+    saved_update_.reset();
+    return Status::Ok();
+  }
+  if (hand.cancelled) {
     saved_update_.reset();
     return Status::Ok();
   }

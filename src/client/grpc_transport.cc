@@ -1,6 +1,7 @@
 #include "client/grpc_transport.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -96,10 +97,11 @@ class Call {
 };
 
 Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                   const ClientTlsOptions& tls) {
+                                                   const ClientTlsOptions& tls,
+                                                   const KeepaliveOptions& keepalive) {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(keepalive.interval_ms));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(keepalive.timeout_ms));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // With probing on, a stalled reader buffers megabytes a stream.
@@ -146,10 +148,24 @@ class ChunkWriter {
   std::string data_;
 };
 
+// Counts the transfers under way, for the length of one.
+class Transfer {
+ public:
+  explicit Transfer(std::atomic<int>& count) : count_(count) { ++count_; }
+  ~Transfer() { --count_; }
+  Transfer(const Transfer&) = delete;
+  Transfer& operator=(const Transfer&) = delete;
+
+ private:
+  std::atomic<int>& count_;
+};
+
 class GrpcTransport final : public Transport {
  public:
-  explicit GrpcTransport(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(v1::Coordinator::NewStub(channel)) {}
+  // `beside` is another connection to the same coordinator; it is made when it is first used.
+  GrpcTransport(const std::shared_ptr<grpc::Channel>& channel,
+                const std::shared_ptr<grpc::Channel>& beside)
+      : stub_(v1::Coordinator::NewStub(channel)), beside_(v1::Coordinator::NewStub(beside)) {}
 
   Result<RegisterReply> Register(const RegisterRequest& request) override {
     Call call(calls_, CallKind::kWork, CallDeadline::kUnary);
@@ -170,8 +186,11 @@ class GrpcTransport final : public Transport {
   Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) override {
     Call call(calls_, CallKind::kOther, CallDeadline::kUnary);
     v1::HeartbeatReply reply;
+    // A transfer fills the connection's buffers with as much as a chunk, which a sign of life would
+    // wait for: over a slow link longer than the coordinator waits for it.
+    v1::Coordinator::Stub& stub = transfers_ > 0 ? *beside_ : *stub_;
     FEDMOE_RETURN_IF_ERROR(FromGrpc(
-        stub_->Heartbeat(call.context(), HeartbeatToProto(session, task, progress), &reply)));
+        stub.Heartbeat(call.context(), HeartbeatToProto(session, task, progress), &reply)));
     return FromProto(reply);
   }
 
@@ -219,7 +238,9 @@ class GrpcTransport final : public Transport {
   Status WaitToResume(int attempt);
 
   const std::unique_ptr<v1::Coordinator::Stub> stub_;
+  const std::unique_ptr<v1::Coordinator::Stub> beside_;
   CallRegistry calls_;
+  std::atomic<int> transfers_{0};
 };
 
 // ---- Transfers that are cut go on where they broke off, as long as the session holds.
@@ -246,6 +267,7 @@ Status GrpcTransport::FetchShards(const SessionId& session,
 Status GrpcTransport::FetchOnce(const SessionId& session, FetchProgress& progress,
                                 const ShardSink& sink) {
   Call call(calls_, CallKind::kWork, CallDeadline::kNone);
+  const Transfer transfer(transfers_);
   const std::vector<ShardReference> shards = progress.left;
   const auto reader =
       stub_->FetchShards(call.context(), FetchToProto(session, shards, progress.first_offset));
@@ -309,6 +331,7 @@ Result<Verdict> GrpcTransport::SubmitOnce(const SessionId& session, const Update
                                           const UpdateSource& encode, std::uint64_t offset,
                                           std::uint64_t& sent) {
   Call call(calls_, CallKind::kOther, CallDeadline::kNone);
+  const Transfer transfer(transfers_);
   v1::SubmitUpdateReply reply;
   const auto writer = stub_->SubmitUpdate(call.context(), &reply);
   v1::UpdateChunk first;
@@ -341,10 +364,12 @@ Result<Verdict> GrpcTransport::SubmitOnce(const SessionId& session, const Update
 }  // namespace
 
 Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
-                                                     const ClientTlsOptions& tls) {
+                                                     const ClientTlsOptions& tls,
+                                                     const KeepaliveOptions& keepalive) {
   RouteGrpcLog();
-  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls));
-  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel));
+  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls, keepalive));
+  FEDMOE_ASSIGN_OR_RETURN(const auto beside, MakeChannel(address, tls, keepalive));
+  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel, beside));
 }
 
 }  // namespace fedmoe

@@ -6,6 +6,7 @@
 
 #include "client/transport.h"
 #include "common/tls_options.h"
+#include "wire/keepalive.h"
 
 namespace fedmoe {
 
@@ -15,6 +16,7 @@ namespace fedmoe {
 // Errors as MakeChannelCredentials. A coordinator that is not who it should be shows as
 // UNAVAILABLE, too.
 Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
-                                                     const ClientTlsOptions& tls = {});
+                                                     const ClientTlsOptions& tls = {},
+                                                     const KeepaliveOptions& keepalive = {});
 
 }  // namespace fedmoe

@@ -43,7 +43,8 @@ bool Holds(const TaskAssignment& task, const ParameterBlock& block) {
 Result<Residuals> ReadResiduals(const TaskAssignment& task, const ModelSpec& spec,
                                 std::span<const std::byte> state) {
   Residuals residuals;
-  if (!UsesResiduals(task) || state.empty()) return residuals;
+  // The first task of the attempt has sent them.
+  if (!UsesResiduals(task) || state.empty() || task.follows != 0) return residuals;
   FEDMOE_ASSIGN_OR_RETURN(const auto trainer, TrainerState(task, state));
   std::span<const std::byte> rest = state.subspan(sizeof(std::uint64_t) + trainer.size());
   while (!rest.empty()) {
@@ -146,7 +147,8 @@ Result<PreparedUpdate> PrepareUpdate(const TaskAssignment& task, const ModelSpec
                             PrepareBlock(task, block, std::move(delta), residuals));
     update.blocks.push_back(std::move(prepared));
   }
-  update.state = WriteState(task, std::move(result.state), residuals);
+  // The client's state of this attempt is the first task's.
+  if (task.follows == 0) update.state = WriteState(task, std::move(result.state), residuals);
   return update;
 }
 

@@ -41,7 +41,8 @@ Result<std::span<const std::byte>> TrainerState(const TaskAssignment& task,
 
 // Encodes the result of training `task` from the committed client `state`. Draws are keyed (seed,
 // client, round, block): the same task and state give the same bytes. OUT_OF_RANGE names a block
-// that is not finite or does not fit its encoding.
+// that is not finite or does not fit its encoding. A second task in the same attempt takes no
+// residual and leaves no state: what top-k does not send of its experts is lost.
 Result<PreparedUpdate> PrepareUpdate(const TaskAssignment& task, const ModelSpec& spec,
                                      std::span<const std::byte> state, TrainResult result);
 

@@ -74,6 +74,7 @@ void AddRun(const SchemaSection& section, RunOptions& run) {
   section.Number("quorum", participation.quorum, kPositiveShare);
   section.Seconds("heartbeat_timeout_s", participation.heartbeat_timeout_ms, {0.01, kDay_s});
   section.Integer("max_aborts", participation.max_aborts, {1, 1000});
+  section.Boolean("reassign", participation.reassign);
   const SchemaSection clients = section.In("clients");
   clients.Integer("per_round", participation.per_round, {0, 100'000});
   clients.Integer("min", participation.min_clients, {1, 100'000});

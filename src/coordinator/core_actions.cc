@@ -75,6 +75,10 @@ void CoordinatorCore::On(Dispatch& action) {
     training |= task.kind == TaskKind::kTrain;
     cancelled_.erase(task.task);
     const ClientId client = task.client;
+    if (task.follows != 0) {
+      spdlog::info("round {}: nobody is left to train {} of the experts, client {} takes over",
+                   task.round, task.experts.size(), client);
+    }
     std::vector<TaskAssignment>& waiting = pending_[client];
     std::erase_if(waiting,
                   [&task](const TaskAssignment& other) { return other.task == task.task; });

@@ -9,6 +9,7 @@
 #include "common/tls_options.h"
 #include "coordinator/core.h"
 #include "coordinator/gatekeeper.h"
+#include "wire/keepalive.h"
 
 namespace grpc {
 class Server;
@@ -16,6 +17,11 @@ class Service;
 }  // namespace grpc
 
 namespace fedmoe {
+
+struct GrpcServerOptions {
+  ServerTlsOptions tls;
+  KeepaliveOptions keepalive;
+};
 
 // Thread-safe. Destroying it ends every call at once; the core and the gatekeeper must outlive it.
 class GrpcServer {
@@ -25,7 +31,7 @@ class GrpcServer {
   // this machine can connect without encryption.
   static Result<std::unique_ptr<GrpcServer>> Start(CoordinatorCore& core, Gatekeeper& gate,
                                                    const std::string& address,
-                                                   const ServerTlsOptions& tls = {});
+                                                   const GrpcServerOptions& options = {});
   ~GrpcServer();
 
   // With the port that was bound.

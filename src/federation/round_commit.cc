@@ -41,22 +41,15 @@ void FailCommit(Stepping& step, AbortReason reason, const std::string& what,
   FinishRun(step, RunStatus::kFailed, detail);
 }
 
-const char* OutcomeOf(const TaskState& task) {
-  switch (task.status) {
-    case TaskStatus::kAccepted:
-      return "accepted";
-    case TaskStatus::kRejected:
-      return RejectReasonName(task.reject);
-    case TaskStatus::kLost:
-      return "lost";
-    case TaskStatus::kOpen:
-    case TaskStatus::kExpired:
-      break;
-  }
-  return "expired";
+// What the fitness is to learn from a task: the gate's affinities once a round.
+TrainingFeedback FeedbackOnFitness(const TaskState& task) {
+  TrainingFeedback feedback = task.feedback;
+  if (IsSecond(task)) feedback.affinity.clear();
+  return feedback;
 }
 
-// The accepted tasks enter fitness, load and the clients' records; tasks are in client order.
+// The accepted tasks enter fitness, load and the clients' records; tasks are in client order,
+// second ones after all first ones.
 void MergeFeedback(RoundState& state, const RunOptions& options) {
   const auto experts = static_cast<std::size_t>(options.spec.experts);
   std::vector<std::int64_t> assignments(experts, 0);
@@ -65,10 +58,11 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
   for (const auto& [id, task] : state.tasks) {
     if (task.status != TaskStatus::kAccepted) continue;
     const TrainingFeedback& feedback = task.feedback;
-    UpdateFitness(
-        state.fitness, task.assignment.client,
-        {.feedback = feedback, .experts = task.assignment.experts, .round = task.assignment.round},
-        options.fitness);
+    UpdateFitness(state.fitness, task.assignment.client,
+                  {.feedback = FeedbackOnFitness(task),
+                   .experts = task.assignment.experts,
+                   .round = task.assignment.round},
+                  options.fitness);
     std::vector<ExpertIndex>& trained_here = trained[task.assignment.client];
     for (const ExpertIndex expert : task.assignment.experts) {
       const auto e = static_cast<std::size_t>(expert);
@@ -79,7 +73,7 @@ void MergeFeedback(RoundState& state, const RunOptions& options) {
     }
     ClientRecord& client = state.clients.at(task.assignment.client);
     // A new instance under the name has none of the old one's state.
-    if (client.instance != task.instance) continue;
+    if (client.instance != task.instance || IsSecond(task)) continue;
     client.experts = task.assignment.experts;
     client.last_committed_task = id;
     ++client.rounds_merged;
@@ -127,6 +121,7 @@ RoundReport MakeReport(const RoundState& state, const RunOptions& options) {
   double examples = 0.0;
   auto client = report.clients.begin();
   for (const auto& [id, task] : state.tasks) {
+    if (IsSecond(task)) continue;
     TellOutcome(task, *client++);
     if (task.status != TaskStatus::kAccepted) continue;
     ++report.accepted;
@@ -135,6 +130,7 @@ RoundReport MakeReport(const RoundState& state, const RunOptions& options) {
   }
   report.rejected = state.rejected;
   report.cells = state.cells;
+  report.reassigned = TellReassigned(state);
   report.train_loss = examples > 0.0 ? loss / examples : 0.0;
   report.load = state.load;
   report.load_cv = state.plan.cv;
@@ -148,6 +144,21 @@ RoundReport MakeReport(const RoundState& state, const RunOptions& options) {
 }
 
 }  // namespace
+
+const char* OutcomeOf(const TaskState& task) {
+  switch (task.status) {
+    case TaskStatus::kAccepted:
+      return "accepted";
+    case TaskStatus::kRejected:
+      return RejectReasonName(task.reject);
+    case TaskStatus::kLost:
+      return "lost";
+    case TaskStatus::kOpen:
+    case TaskStatus::kExpired:
+      break;
+  }
+  return "expired";
+}
 
 std::vector<TaskId> OpenTasks(const RoundState& state) {
   std::vector<TaskId> open;
@@ -177,8 +188,9 @@ Aggregate AggregateAction(const RoundState& state, const RunOptions& options) {
     update.client = task.assignment.client;
     update.experts = task.assignment.experts;
     update.feedback = task.feedback;
+    if (IsSecond(task)) update.trunk_factor = 0.0;  // a client's trunk counts once a round
     if (options.aggregation.participation == ParticipationWeighting::kPlain) continue;
-    update.trunk_factor = state.participation.Trunk(update.client);
+    update.trunk_factor *= state.participation.Trunk(update.client);
     for (ExpertIndex e = 0; e < options.spec.experts; ++e) {
       update.expert_factors.push_back(state.participation.Expert(update.client, e));
     }

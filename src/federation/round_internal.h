@@ -34,7 +34,22 @@ std::vector<ShardReference> ShardReferences(const RoundState& state, const Model
 std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
                                        const std::vector<ExpertIndex>& experts);
 
+// A train task of the round in hand with a new id; the caller adds what is special about it.
+TaskAssignment MakeTrainTask(RoundState& state, const ClientId& client,
+                             std::vector<ExpertIndex> experts, const RunOptions& options);
+
+// ---- round_reassignment.cc
+
+// Gives experts that nobody is left to report to clients that have reported, as second tasks.
+void ReassignExperts(Stepping& step);
+bool IsSecond(const TaskState& task);
+// What became of second tasks, for the report.
+std::vector<Reassignment> TellReassigned(const RoundState& state);
+
 // ---- round_reporting.cc
+
+// Of `clients`, how many make the share; at least one.
+int Quorum(double share, int clients);
 
 void OnUpdate(Stepping& step, const UpdateReceived& event);
 void OnTaskReturned(Stepping& step, const TaskReturned& event);
@@ -50,6 +65,8 @@ void OnAggregationFailed(Stepping& step, const AggregationFailed& event);
 void OnCheckpointWritten(Stepping& step, const CheckpointWritten& event);
 void OnCheckpointFailed(Stepping& step, const CheckpointFailed& event);
 Aggregate AggregateAction(const RoundState& state, const RunOptions& options);
+// "accepted", "lost", "expired", or a RejectReason's name.
+const char* OutcomeOf(const TaskState& task);
 // The open train tasks, ascending.
 std::vector<TaskId> OpenTasks(const RoundState& state);
 // An attempt that did not come off: the same round is tried again, up to the limit.

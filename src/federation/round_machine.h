@@ -30,6 +30,9 @@ struct ParticipationOptions {
   Milliseconds heartbeat_timeout_ms = 30'000;  // without a sign of life a client is lost
   int max_aborts = 3;  // consecutive aborted attempts of one round before the run fails
   TooSmallPolicy too_small = TooSmallPolicy::kTrunkOnly;
+  // An expert whose only holder vanished goes to a client of the cohort that has reported. Never in
+  // deterministic runs.
+  bool reassign = true;
 };
 
 enum class EvaluationMode { kNone, kEvaluator, kClients, kBoth };

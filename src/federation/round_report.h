@@ -59,24 +59,33 @@ struct Metric {
   std::string reason;
 };
 
+// An expert whose only holder vanished, given to another client in the same round.
+struct Reassignment {
+  ExpertIndex expert = 0;
+  ClientId from;
+  ClientId to;
+  std::string outcome;  // of the second task, as ClientReport's
+};
+
 struct RoundReport {
   RoundNumber round = 0;
   int attempts = 1;
   Milliseconds started_ms = 0;
   Milliseconds committed_ms = 0;
-  double seconds = 0.0;               // dispatch to commit
-  int connected_trainers = 0;         // when the attempt that was committed began
-  int clients_per_round = 0;          // as configured; 0 for all
-  int min_clients = 0;                // as configured
-  double quorum = 0.0;                // as configured
-  std::vector<ClientId> sat_out;      // rejected in an earlier attempt, so left out of this one
-  std::vector<ClientReport> clients;  // by client id
-  int accepted = 0;
-  std::map<std::string, int> rejected;  // by RejectReason name
-  std::vector<CellState> cells;         // trunk, then experts
-  double train_loss = 0.0;              // over accepted updates, weighted by examples
-  ExpertLoad load;                      // with this round
-  double load_cv = 0.0;                 // of this round's assignments
+  double seconds = 0.0;                  // dispatch to commit
+  int connected_trainers = 0;            // when the attempt that was committed began
+  int clients_per_round = 0;             // as configured; 0 for all
+  int min_clients = 0;                   // as configured
+  double quorum = 0.0;                   // as configured
+  std::vector<ClientId> sat_out;         // rejected in an earlier attempt, so left out of this one
+  std::vector<ClientReport> clients;     // by client id
+  int accepted = 0;                      // clients whose update counts
+  std::map<std::string, int> rejected;   // by RejectReason name
+  std::vector<CellState> cells;          // trunk, then experts
+  std::vector<Reassignment> reassigned;  // by task, then expert
+  double train_loss = 0.0;               // over accepted updates, weighted by examples
+  ExpertLoad load;                       // with this round
+  double load_cv = 0.0;                  // of this round's assignments
   double load_cv_floor = 0.0;
   double cumulative_load_cv = 0.0;  // of assignments over all committed rounds
   double client_expert_information =

@@ -83,11 +83,30 @@ struct CellCount {
   int lost = 0;  // will not come
 };
 
+// By cell: the newest second task that took the expert over; 0 for none.
+std::vector<TaskId> TakenOver(const RoundState& state) {
+  std::vector<TaskId> taken(state.cells.size(), 0);
+  for (const auto& [id, task] : state.tasks) {
+    if (!IsSecond(task)) continue;
+    for (const ExpertIndex expert : task.assignment.experts) {
+      taken[static_cast<std::size_t>(ShardOfExpert(expert))] = id;
+    }
+  }
+  return taken;
+}
+
 std::vector<CellCount> CountCells(const RoundState& state, bool deterministic) {
   std::vector<CellCount> counts(state.cells.size());
+  const std::vector<TaskId> taken_over = TakenOver(state);
   for (const auto& [id, task] : state.tasks) {
+    const bool gone = task.status == TaskStatus::kLost || task.status == TaskStatus::kExpired;
     for (const ShardReference& shard : task.assignment.shards) {
-      CellCount& count = counts[static_cast<std::size_t>(shard.shard)];
+      const auto cell = static_cast<std::size_t>(shard.shard);
+      // A client's trunk counts once a round.
+      if (shard.shard == kTrunkShard && IsSecond(task)) continue;
+      // Whoever has a successor is one of the expert's clients only if it comes back.
+      if (gone && id < taken_over[cell]) continue;
+      CellCount& count = counts[cell];
       ++count.clients;
       switch (task.status) {
         case TaskStatus::kAccepted:
@@ -108,11 +127,6 @@ std::vector<CellCount> CountCells(const RoundState& state, bool deterministic) {
     }
   }
   return counts;
-}
-
-int Quorum(double share, int clients) {
-  // A product that misses a whole number by rounding must not ask for one client more.
-  return std::max(1, static_cast<int>(std::ceil(share * clients - 1e-9)));
 }
 
 bool DeadlinePassed(const RoundState& state, const RunOptions& options) {
@@ -162,6 +176,11 @@ std::string MissingClients(const RoundState& state) {
 }
 
 }  // namespace
+
+int Quorum(double share, int clients) {
+  // A product that misses a whole number by rounding must not ask for one client more.
+  return std::max(1, static_cast<int>(std::ceil(share * clients - 1e-9)));
+}
 
 void OnUpdate(Stepping& step, const UpdateReceived& event) {
   RoundState& state = step.state;
@@ -219,11 +238,12 @@ void OnTaskReturned(Stepping& step, const TaskReturned& event) {
 
 bool CloseRound(Stepping& step) {
   RoundState& state = step.state;
+  ReassignExperts(step);
   if (!UpdateCells(step)) return false;
   step.changed = true;
   const int accepted =
       static_cast<int>(std::count_if(state.tasks.begin(), state.tasks.end(), [](const auto& entry) {
-        return entry.second.status == TaskStatus::kAccepted;
+        return entry.second.status == TaskStatus::kAccepted && !IsSecond(entry.second);
       }));
   const int cohort = static_cast<int>(state.cohort.size());
   const int needed = Quorum(step.options.participation.quorum, cohort);

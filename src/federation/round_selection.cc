@@ -200,25 +200,10 @@ std::vector<ClientReport> TellSelection(const RoundState& state, const ScoreMatr
 
 // Tasks in client order, ids rising.
 std::vector<TaskAssignment> MakeTasks(RoundState& state, const RunOptions& options) {
-  const std::vector<ShardReference> shards = ShardReferences(state, options.spec);
-  TrainingOptions training = options.training;
-  training.learning_rate = LearningRateAt(options.training, state.round, options.rounds);
   std::vector<TaskAssignment> tasks;
   for (std::size_t i = 0; i < state.cohort.size(); ++i) {
-    TaskAssignment task;
-    task.task = state.next_task++;
-    task.kind = TaskKind::kTrain;
-    task.client = state.cohort[i];
-    task.round = state.round;
-    task.attempt = state.attempt;
-    task.version = state.version;
-    task.experts = state.plan.ExpertsOf(static_cast<int>(i));
-    task.shards = HeldShards(shards, task.experts);
-    task.training = training;
-    task.seed = options.seed;
-    task.timeout_ms = options.participation.deadline_ms;
-    task.last_committed_task = state.clients.at(task.client).last_committed_task;
-    tasks.push_back(std::move(task));
+    tasks.push_back(
+        MakeTrainTask(state, state.cohort[i], state.plan.ExpertsOf(static_cast<int>(i)), options));
   }
   return tasks;
 }
@@ -359,6 +344,25 @@ bool StartRound(Stepping& step) {
   OpenCells(state, step.options.spec.experts);
   step.Emit(Dispatch{.tasks = std::move(tasks)});
   return true;
+}
+
+TaskAssignment MakeTrainTask(RoundState& state, const ClientId& client,
+                             std::vector<ExpertIndex> experts, const RunOptions& options) {
+  TaskAssignment task;
+  task.task = state.next_task++;
+  task.kind = TaskKind::kTrain;
+  task.client = client;
+  task.round = state.round;
+  task.attempt = state.attempt;
+  task.version = state.version;
+  task.experts = std::move(experts);
+  task.shards = HeldShards(ShardReferences(state, options.spec), task.experts);
+  task.training = options.training;
+  task.training.learning_rate = LearningRateAt(options.training, state.round, options.rounds);
+  task.seed = options.seed;
+  task.timeout_ms = options.participation.deadline_ms;
+  task.last_committed_task = state.clients.at(client).last_committed_task;
+  return task;
 }
 
 std::vector<ShardReference> ShardReferences(const RoundState& state, const ModelSpec& spec) {

@@ -37,6 +37,10 @@ struct TaskAssignment {
   Milliseconds timeout_ms = 0;         // from receipt; 0 for none
   TaskId last_committed_task = 0;  // the client's last training task that a committed round merged;
                                    // state of any later is void
+  // Of a second task in the same attempt, for an expert whose holder vanished: the client's first,
+  // which was accepted; 0: this is the first. The trunk and the client's state are the first
+  // task's: of a second one only the experts count, and it leaves no state.
+  TaskId follows = 0;
 };
 
 enum class CancelReason {

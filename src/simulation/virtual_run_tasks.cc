@@ -94,7 +94,7 @@ void VirtualRun::StartTask(const TaskAssignment& task) {
 
 Status VirtualRun::SettleState(const TaskAssignment& task, ClientState& state) const {
   if (task.kind == TaskKind::kEvaluate) return state.Promote(task.last_committed_task);
-  return state.Settle(task.last_committed_task, 0);
+  return state.Settle(task.last_committed_task, task.follows);
 }
 
 // The version's shards, mapped once for all clients; counts those that this client lacks as

@@ -14,7 +14,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 4;
+inline constexpr int kJournalSchemaVersion = 5;
 
 struct RecoveredRun {
   RoundState snapshot;

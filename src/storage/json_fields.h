@@ -54,7 +54,7 @@ FEDMOE_JSON_FIELDS(TrainingOptions, optimizer, learning_rate, schedule,
                    random_crop, random_shift, trunk_lambda, batch_size, epochs, max_batches, upload)
 FEDMOE_JSON_FIELDS(ShardReference, shard, digest, bytes)
 FEDMOE_JSON_FIELDS(TaskAssignment, task, kind, client, round, attempt, version, experts, shards,
-                   training, seed, timeout_ms, last_committed_task)
+                   training, seed, timeout_ms, last_committed_task, follows)
 FEDMOE_JSON_FIELDS(UpdateHeader, task, client, round, total_bytes, feedback)
 FEDMOE_JSON_FIELDS(Verdict, reason, detail)
 
@@ -74,10 +74,11 @@ FEDMOE_JSON_FIELDS(ParticipationTable, rows)
 
 FEDMOE_JSON_FIELDS(ClientReport, client, profile, capacity, fitness, bonus, movement, held, experts,
                    outcome, examples, train_loss, train_s)
+FEDMOE_JSON_FIELDS(Reassignment, expert, from, to, outcome)
 FEDMOE_JSON_FIELDS(Metric, value, reason)
 FEDMOE_JSON_FIELDS(RoundReport, round, attempts, started_ms, committed_ms, seconds,
                    connected_trainers, clients_per_round, min_clients, quorum, sat_out, clients,
-                   accepted, rejected, cells, train_loss, load, load_cv, load_cv_floor,
+                   accepted, rejected, cells, reassigned, train_loss, load, load_cv, load_cv_floor,
                    cumulative_load_cv, client_expert_information, consensus, plan, cohort,
                    global_accuracy, global_loss, personalised_accuracy, personalised_loss,
                    bytes_down, bytes_up, model_digest)

@@ -47,6 +47,13 @@ Json ClientJson(const ClientReport& client) {
           {"train_s", client.train_s}};
 }
 
+Json ReassignmentJson(const Reassignment& reassigned) {
+  return {{"expert", reassigned.expert},
+          {"from", reassigned.from},
+          {"to", reassigned.to},
+          {"outcome", reassigned.outcome}};
+}
+
 Json AlignmentJson(const AlignmentPlan& plan) {
   return {{"strategy", AlignmentStrategyName(plan.strategy)},
           {"objective", plan.objective},
@@ -87,6 +94,10 @@ std::string ReportToJsonLine(const RoundReport& report) {
   line["rejected"] = report.rejected;
   line["cells"] = Json::array();
   for (const CellState cell : report.cells) line["cells"].push_back(CellStateName(cell));
+  line["reassigned"] = Json::array();
+  for (const Reassignment& reassigned : report.reassigned) {
+    line["reassigned"].push_back(ReassignmentJson(reassigned));
+  }
   line["train_loss"] = report.train_loss;
   line["load"] = LoadJson(report.load);
   line["load_cv"] = report.load_cv;

@@ -142,6 +142,7 @@ Result<TaskAssignment> TaskFrom(const v1::Task& from, const ClientId& client) {
   to.seed = from.seed();
   to.timeout_ms = from.timeout_ms();
   to.last_committed_task = from.last_committed_task();
+  to.follows = from.follows();
   return to;
 }
 

@@ -60,6 +60,7 @@ void Fill(const TaskAssignment& from, v1::Task& to) {
   to.set_seed(from.seed);
   to.set_timeout_ms(from.timeout_ms);
   to.set_last_committed_task(from.last_committed_task);
+  to.set_follows(from.follows);
 }
 
 void Fill(const TrainingFeedback& from, v1::TrainingFeedback& to) {

@@ -357,6 +357,20 @@ TEST_F(ClientLoopTest, StateIsPromotedByACommittedRoundAndDiscardedByAnother) {
   EXPECT_THAT(trainer_.states, ElementsAre("", "state of 5", "state of 5"));
 }
 
+// A second task in a round starts from the committed state, too, and leaves the first one's alone.
+TEST_F(ClientLoopTest, StateOfTheFirstTaskSurvivesASecondOne) {
+  trainer_.with_state = true;
+  transport_.polls = {[] { return TaskReply(TrainTask(5, 1, 0)); },
+                      [] {
+                        TaskAssignment second = TrainTask(6, 1, 0);
+                        second.follows = 5;
+                        return TaskReply(second);
+                      },
+                      [] { return TaskReply(TrainTask(7, 2, 5)); }};  // round 1 committed
+  Run();
+  EXPECT_THAT(trainer_.states, ElementsAre("", "", "state of 5"));
+}
+
 TEST_F(ClientLoopTest, RefusesAModelThatItsBuildMakesDifferently) {
   options_.build_spec = [](const std::string&, const auto&) -> Result<ModelSpec> {
     ModelSpec other = TinySpec();

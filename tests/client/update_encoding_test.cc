@@ -165,6 +165,18 @@ TEST(PrepareUpdate, DropsTheResidualOfAnExpertThatIsNoLongerHeld) {
   EXPECT_EQ(Sent(third.blocks[2]), std::vector<float>(40, 0.0F));
 }
 
+// The first task of the attempt has sent the residual, and its state is the one that counts.
+TEST(PrepareUpdate, ASecondTaskTakesNoResidualAndLeavesNoState) {
+  const ModelSpec spec = Spec();
+  const std::vector<std::byte> state =
+      PrepareUpdate(Task(kTopTenth, {0, 1}), spec, {}, Trained({0, 1}))->state;
+  TaskAssignment second = Task(kTopTenth, {1}, 2);
+  second.follows = 1;
+  const PreparedUpdate update = PrepareUpdate(second, spec, state, Trained({1}, 0.0F)).value();
+  EXPECT_EQ(Sent(update.blocks[2]), std::vector<float>(40, 0.0F));
+  EXPECT_TRUE(update.state.empty());
+}
+
 TEST(PrepareUpdate, NamesTheBlockThatIsNotFinite) {
   TrainResult result = Trained({});
   result.blocks[0].delta[17] = std::nanf("");

@@ -182,6 +182,7 @@ TEST_F(ProtocolTest, MoreBytesThanAnnouncedAreMalformed) {
 
 TEST_F(ProtocolTest, Law3AStaleRoundIsRejectedAndChangesNothing) {
   coordinator.options.run.rounds = 2;
+  coordinator.options.run.participation.reassign = false;  // the honest one goes on to round 2
   StartRound();
   ASSERT_OK(other.transport.ReturnTask(other.session, other.task.task, "no time"));
   ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());

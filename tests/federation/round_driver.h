@@ -137,12 +137,13 @@ class RoundDriver {
     return Apply(fedmoe::Tick{.at_ms = now_ms});
   }
 
-  // The client's train task of the round in hand.
+  // The client's train task of the round in hand; of two the second.
   TaskAssignment TaskOf(const ClientId& client) const {
+    TaskAssignment newest;
     for (const auto& [id, task] : state.tasks) {
-      if (task.assignment.client == client) return task.assignment;
+      if (task.assignment.client == client) newest = task.assignment;
     }
-    return {};
+    return newest;
   }
   UpdateReceived UpdateFor(const TaskAssignment& task, Verdict content = {}) const {
     UpdateReceived event;

@@ -221,7 +221,10 @@ TEST(Liveness, AReturnedTaskIsLostAndItsClientStays) {
   EXPECT_EQ(run.Return("a"), "");
   EXPECT_EQ(run.state.tasks.at(1).status, TaskStatus::kLost);
   EXPECT_TRUE(run.state.clients["a"].connected);
-  EXPECT_THAT(run.Update("b"), HasSubstr("aggregate round=1 base=0 updates=[2]"));
+  EXPECT_EQ(run.Update("b"),
+            "accept b task=2\n"
+            "dispatch b task=3 train round=1 attempt=1 experts=[1 3] follows=2\n");
+  EXPECT_THAT(run.Update("b"), HasSubstr("aggregate round=1 base=0 updates=[2 3]"));
 }
 
 TEST(Liveness, NobodyLeftAbortsAtOnceAndTheNextAttemptWaits) {

@@ -35,6 +35,7 @@ RunOptions RandomOptions(CounterRng& rng) {
   options.evaluation.every_rounds = 1 + static_cast<int>(rng.NextBelow(3));
   options.alignment.strategy = static_cast<AlignmentStrategy>(rng.NextBelow(8));
   options.alignment.load.slack = rng.NextUniform();
+  participation.reassign = rng.NextBelow(4) != 0;
   return options;
 }
 
@@ -71,6 +72,7 @@ class World {
   int commits() const { return static_cast<int>(run_.state.version); }
   int aborts() const { return aborts_; }
   int crashes() const { return crashes_; }
+  int seconds_merged() const { return seconds_merged_; }
 
  private:
   static ClientId NameOf(int client) {
@@ -286,9 +288,11 @@ class World {
     } else if (const auto* cancel = std::get_if<CancelTasks>(&action)) {
       for (const TaskId task : cancel->tasks) ASSERT_TRUE(dispatched_.contains(task)) << task;
     } else if (const auto* merge = std::get_if<Aggregate>(&action)) {
-      std::vector<TaskId> expected(accepted_.begin(), accepted_.end());
-      ASSERT_EQ(merge->plan.updates, expected) << "an accepted update is lost, or one too many";
+      const std::set<TaskId> merged(merge->plan.updates.begin(), merge->plan.updates.end());
+      ASSERT_EQ(merged.size(), merge->plan.updates.size());
+      ASSERT_EQ(merged, accepted_) << "an accepted update is lost, or one too many";
       ASSERT_EQ(merge->base_version, run_.state.version);
+      CheckTrunk(merge->plan);
     } else if (const auto* report = std::get_if<Report>(&action)) {
       ASSERT_EQ(report->report.round, reported_ + 1) << "reports come in round order";
       ASSERT_LE(report->report.round, run_.state.version);
@@ -298,12 +302,40 @@ class World {
     }
   }
 
+  // No client's trunk counts twice, and a second task's never.
+  void CheckTrunk(const AggregationPlan& plan) {
+    const std::vector<double>& weights = plan.blocks.at(0).weights;
+    std::set<ClientId> counted;
+    for (std::size_t i = 0; i < plan.updates.size(); ++i) {
+      const TaskAssignment& task = dispatched_.at(plan.updates[i]);
+      if (task.follows != 0) ++seconds_merged_;
+      if (!(weights[i] > 0.0)) continue;
+      ASSERT_EQ(task.follows, 0U);
+      ASSERT_TRUE(counted.insert(task.client).second) << task.client;
+    }
+  }
+
+  // Nobody gets an expert twice in an attempt, and a second task only after its first.
+  void CheckSecond(const TaskAssignment& task) {
+    ASSERT_TRUE(accepted_.contains(task.follows)) << TaskText(task);
+    ASSERT_TRUE(run_.options.participation.reassign && !run_.options.deterministic);
+    for (const auto& [id, other] : run_.state.tasks) {
+      if (id >= task.task || other.assignment.client != task.client) continue;
+      ASSERT_NE(other.status, TaskStatus::kOpen) << TaskText(task);
+      for (const ExpertIndex expert : other.assignment.experts) {
+        ASSERT_EQ(std::count(task.experts.begin(), task.experts.end(), expert), 0)
+            << TaskText(task);
+      }
+    }
+  }
+
   // The shell's side of an action.
   void Carry(const Action& action) {
     if (const auto* dispatch = std::get_if<Dispatch>(&action)) {
       for (const TaskAssignment& task : dispatch->tasks) {
         const auto [known, fresh] = dispatched_.emplace(task.task, task);
         ASSERT_TRUE(fresh || TaskText(known->second) == TaskText(task)) << TaskText(task);
+        if (fresh && task.follows != 0) CheckSecond(task);
         if (fresh && task.kind == TaskKind::kTrain && task.round != train_round_) {
           train_round_ = task.round;
           accepted_.clear();
@@ -342,12 +374,14 @@ class World {
   RoundNumber reported_ = 0;
   int aborts_ = 0;
   int crashes_ = 0;
+  int seconds_merged_ = 0;
 };
 
 TEST(RandomRounds, KeepTheirInvariantsUnderChaosAndEndInCalm) {
   int commits = 0;
   int aborts = 0;
   int crashes = 0;
+  int seconds = 0;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     World world(seed);
@@ -356,12 +390,14 @@ TEST(RandomRounds, KeepTheirInvariantsUnderChaosAndEndInCalm) {
     commits += world.commits();
     aborts += world.aborts();
     crashes += world.crashes();
+    seconds += world.seconds_merged();
     if (HasFailure()) break;
   }
   // The fleet must really have gone through all of it.
   EXPECT_GT(commits, kSeeds);
   EXPECT_GT(aborts, kSeeds / 4);
   EXPECT_GT(crashes, kSeeds);
+  EXPECT_GT(seconds, 0);
 }
 
 }  // namespace

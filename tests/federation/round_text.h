@@ -62,6 +62,15 @@ inline std::string MetricText(const Metric& metric) {
   return metric.value ? Short(*metric.value) : "null(" + metric.reason + ")";
 }
 
+// Nothing, or " reassigned=[3:c>a=accepted]".
+inline std::string ReassignedText(const RoundReport& report) {
+  std::vector<std::string> texts;
+  for (const Reassignment& one : report.reassigned) {
+    texts.push_back(std::to_string(one.expert) + ":" + one.from + ">" + one.to + "=" + one.outcome);
+  }
+  return texts.empty() ? "" : " reassigned=" + ListText(texts);
+}
+
 // ---- Actions, a line each; a Dispatch has a line a task.
 
 inline std::string TaskText(const TaskAssignment& task) {
@@ -72,6 +81,7 @@ inline std::string TaskText(const TaskAssignment& task) {
                 : " evaluate version=" + std::to_string(task.version);
   text += " experts=" + ListText(task.experts);
   if (task.last_committed_task != 0) text += " after=" + std::to_string(task.last_committed_task);
+  if (task.follows != 0) text += " follows=" + std::to_string(task.follows);
   return text;
 }
 
@@ -123,7 +133,8 @@ struct ActionText {
     return "report round=" + std::to_string(report.round) +
            " attempts=" + std::to_string(report.attempts) +
            " accepted=" + std::to_string(report.accepted) + " clients=" + ListText(clients) +
-           " cells=" + CellsText(report.cells) + " global=" + MetricText(report.global_accuracy) +
+           " cells=" + CellsText(report.cells) + ReassignedText(report) +
+           " global=" + MetricText(report.global_accuracy) +
            " personalised=" + MetricText(report.personalised_accuracy);
   }
   std::string operator()(const Finish& a) const {

@@ -102,6 +102,7 @@ std::string SetOptions(const Command& command, RunOptions& options) {
        [&](const std::string& v) { options.participation.heartbeat_timeout_ms = std::stoll(v); }},
       {"max_aborts",
        [&](const std::string& v) { options.participation.max_aborts = std::stoi(v); }},
+      {"reassign", [&](const std::string& v) { options.participation.reassign = v == "true"; }},
       {"too_small",
        [&](const std::string& v) {
          options.participation.too_small =

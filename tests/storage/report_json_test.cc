@@ -38,6 +38,7 @@ RoundReport SmallReport() {
   report.accepted = 1;
   report.rejected = {{"stale_round", 2}};
   report.cells = {CellState::kComplete, CellState::kOpen, CellState::kUnassigned};
+  report.reassigned = {{.expert = 1, .from = "b", .to = "a", .outcome = "lost"}};
   report.train_loss = 0.5;
   report.load = {.assignments = {3, 4},
                  .round_assignments = {1, 1},
@@ -75,6 +76,7 @@ TEST(ReportJson, IsOneLineWithTheDocumentedKeysInOrder) {
       R"("capacity_reason":"memory","memory_bytes":1000000.0,"predicted_round_s":0.25,)"
       R"("fitness":[0.75,0.25],"bonus":[0.5,0.0],"movement":[],"held":[1],"experts":[0,1],"outcome":"accepted","examples":64,"train_loss":0.5,"train_s":0.75}],)"
       R"("accepted":1,"rejected":{"stale_round":2},"cells":["complete","open","unassigned"],)"
+      R"("reassigned":[{"expert":1,"from":"b","to":"a","outcome":"lost"}],)"
       R"("train_loss":0.5,"load":{"round_assignments":[1,1],"round_tokens":[32.0,32.5],)"
       R"("assignments":[3,4],"tokens":[100.0,200.0],"average_tokens":[30.0,60.0],)"
       R"("deficit":[0.5,-0.5]},"load_cv":0.1,"load_cv_floor":0.05,"cumulative_load_cv":0.2,)"

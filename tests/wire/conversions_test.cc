@@ -102,6 +102,7 @@ TEST(ConversionsTest, Task) {
   EXPECT_EQ(got.seed, sent.seed);
   EXPECT_EQ(got.timeout_ms, sent.timeout_ms);
   EXPECT_EQ(got.last_committed_task, sent.last_committed_task);
+  EXPECT_EQ(got.follows, 6U);
 }
 
 // Its client state is laid out as uploads are.

@@ -79,6 +79,7 @@ inline NextTaskReply SampleTask() {
   reply.task.seed = 13;
   reply.task.timeout_ms = 60'000;
   reply.task.last_committed_task = 4;
+  reply.task.follows = 6;
   return reply;
 }
 
