@@ -33,7 +33,7 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
 
 fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
-  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath()));
+  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath(), options_.journal_hook));
   FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
   // Before the checkpoints are read, which are then of another model.
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
@@ -108,14 +108,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
                state_.version, PhaseName(state_.phase), recovered.events.size());
   const bool completed = state_.phase == Phase::kFinished && state_.status == RunStatus::kCompleted;
-  if (completed && state_.version >= options_.run.rounds) {
-    // A crash or a full disk may have come between the end and what tells of it.
-    FEDMOE_RETURN_IF_ERROR(WriteReports());
-    if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
-    return FailedPrecondition(
-        "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
-        " rounds); raise run.rounds to train on, or choose another directory");
-  }
+  if (completed && state_.version >= options_.run.rounds) FEDMOE_RETURN_IF_ERROR(ContinueTheEnd());
   for (Action& action : Outstanding(state_, options_.run)) Execute(std::move(action));
   Handle(Resumed{.at_ms = Now()});
   for (const auto& [id, client] : state_.clients) {
@@ -124,6 +117,18 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   // At once: the first command may be long in coming.
   Flush();
   return fatal_;
+}
+
+// The last round is committed. A crash or a full disk may have come before all that tells of it was
+// written, or before the clients, who wait for the coordinator, knew.
+fedmoe::Status CoordinatorCore::ContinueTheEnd() {
+  FEDMOE_RETURN_IF_ERROR(WriteReports());
+  FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> told, journal_->Fact(kToldFact));
+  if (told != std::to_string(state_.version)) return fedmoe::Status::Ok();
+  if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
+  return FailedPrecondition("the run in " + directory_.path() + " is completed (" +
+                            std::to_string(state_.version) +
+                            " rounds); raise run.rounds to train on, or choose another directory");
 }
 
 bool CoordinatorCore::SummarySaysCompleted() const {
