@@ -72,6 +72,7 @@ Status SettleConfig(FileSystem& files, RunDirectory& directory, const Coordinato
   FEDMOE_ASSIGN_OR_RETURN(
       const std::string stored,
       ReadFile(files, JoinPath(directory.path(), "config.yaml"), kMaxConfigBytes));
+  if (stored == yaml) return Status::Ok();
   const std::vector<std::string> conflicts = ResumeConflicts(stored, yaml);
   if (conflicts.empty()) return directory.WriteConfig(yaml);
   std::string message = "the configuration differs from the run's in " + directory.path() +

@@ -159,10 +159,13 @@ class Campaign:
     def chains(self, who, points):
         """A run from an empty folder is killed at an operation, started again, killed some operations further on, and so on."""
         stride = STRIDE if who[0] == "coordinator" else STRIDE // 5
-        queue = collections.deque(sorted(points, key=lambda point: (PHASES.index(point[1]), point[0] % stride, point[0])))
+        if len(points) < stride:  # a few, in one run
+            queue = collections.deque(sorted(points))
+        else:
+            queue = collections.deque(sorted(points, key=lambda point: (PHASES.index(point[1]), point[0] % stride, point[0])))
         while queue:
             chain = collections.deque([queue.popleft()])
-            while queue and queue[0][1] == chain[0][1] and queue[0][0] > chain[-1][0]:
+            while queue and queue[0][0] > chain[-1][0]:
                 chain.append(queue.popleft())
             self.until_done(who, chain, min(CHAIN_ROUNDS, len(self.points.reference)))
 
@@ -273,24 +276,35 @@ class Campaign:
             self.one_run(len(self.points.reference), lambda fleet: self.at_random(fleet, end))
 
     def at_random(self, fleet, end):
+        """Half of the kills come any time after the start, also before a client is back; half while rounds are made."""
         fleet.start_coordinator()
         fleet.start_clients()
         while True:
             who = self.random.choice([("coordinator",), ("coordinator",), ("client",), ("coordinator", "client")])
             delay_s = self.random.uniform(0.0, LONGEST_WAIT_S)
-            until = time.monotonic() + delay_s
-            while time.monotonic() < until and fleet.coordinator.process.poll() is None:
-                time.sleep(0.002)
-            if len(self.kills) >= end:
-                self.wait_for_death(fleet, fleet.coordinator)
-                return
-            if fleet.coordinator.process.poll() is not None:
-                self.wait_for_death(fleet, fleet.coordinator)  # whose end must be in order
+            if len(self.kills) >= end or not self.wait_before_kill(fleet, delay_s, self.random.random() < 0.5):
+                self.wait_for_death(fleet, fleet.coordinator)  # the run's end, which must be in order
                 return
             life = fleet.coordinator if who[0] == "coordinator" else fleet.clients[0]
             life.kill()
             self.note(fleet, who, life, "random", delay_s=round(delay_s, 3))
             self.restart(fleet, who)
+
+    def wait_before_kill(self, fleet, delay_s, for_clients):
+        """False when the run was over before."""
+        path = fleet.out / "rounds.jsonl"
+        size = path.stat().st_size if path.is_file() else 0
+        limit = time.monotonic() + PATIENCE_S
+        while for_clients and (not path.is_file() or path.stat().st_size == size):
+            if fleet.coordinator.process.poll() is not None or time.monotonic() > limit:
+                return False
+            time.sleep(0.002)
+        until = time.monotonic() + delay_s
+        while time.monotonic() < until:
+            if fleet.coordinator.process.poll() is not None:
+                return False
+            time.sleep(0.002)
+        return True
 
     # ---- What came of it.
 

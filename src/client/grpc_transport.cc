@@ -1,6 +1,8 @@
 #include "client/grpc_transport.h"
 
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -76,8 +78,10 @@ class Call {
   grpc::ClientContext context_;
 };
 
-Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                   const ClientTlsOptions& tls) {
+using Connect = std::function<std::shared_ptr<grpc::Channel>()>;
+
+// Makes channels to the coordinator; the credentials are read once.
+Result<Connect> MakeConnect(const std::string& address, const ClientTlsOptions& tls) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
@@ -95,7 +99,9 @@ Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
   // A channel of its own: one client's keepalive and backoff do not touch another's.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials(tls, arguments));
-  return grpc::CreateCustomChannel(address, credentials, arguments);
+  return Connect([address, credentials, arguments] {
+    return grpc::CreateCustomChannel(address, credentials, arguments);
+  });
 }
 
 // Gathers an update's pieces into full chunks.
@@ -129,13 +135,18 @@ class ChunkWriter {
 
 class GrpcTransport final : public Transport {
  public:
-  explicit GrpcTransport(const std::shared_ptr<grpc::Channel>& channel)
-      : stub_(v1::Coordinator::NewStub(channel)) {}
+  explicit GrpcTransport(Connect connect)
+      : connect_(std::move(connect)), stub_(v1::Coordinator::NewStub(connect_())) {}
 
+  // A channel that could not connect waits 10 s before it tries again, whatever the backoff that it
+  // is given. How long to wait is the client loop's business, so that each try gets a new one.
   Result<RegisterReply> Register(const RegisterRequest& request) override {
+    if (unreachable_) stub_ = v1::Coordinator::NewStub(connect_());
     Call call(calls_, CallKind::kWork, CallDeadline::kUnary);
     v1::RegisterReply reply;
-    FEDMOE_RETURN_IF_ERROR(FromGrpc(stub_->Register(call.context(), ToProto(request), &reply)));
+    const Status status = FromGrpc(stub_->Register(call.context(), ToProto(request), &reply));
+    unreachable_ = status.code() == StatusCode::kUnavailable;
+    FEDMOE_RETURN_IF_ERROR(status);
     return FromProto(reply);
   }
 
@@ -185,7 +196,9 @@ class GrpcTransport final : public Transport {
   void CancelAll() override { calls_.Cancel(true); }
 
  private:
-  const std::unique_ptr<v1::Coordinator::Stub> stub_;
+  const Connect connect_;
+  bool unreachable_ = false;
+  std::unique_ptr<v1::Coordinator::Stub> stub_;
   CallRegistry calls_;
 };
 
@@ -247,8 +260,8 @@ Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const Upda
 Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
                                                      const ClientTlsOptions& tls) {
   RouteGrpcLog();
-  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls));
-  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel));
+  FEDMOE_ASSIGN_OR_RETURN(Connect connect, MakeConnect(address, tls));
+  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(std::move(connect)));
 }
 
 }  // namespace fedmoe

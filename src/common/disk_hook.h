@@ -30,6 +30,7 @@ const char* DiskOperationName(DiskOperation operation);
 struct DiskVerdict {
   std::int64_t index = 0;  // the hook's own: which operation it was
   bool half = false;       // of a write: its first half is carried out
+  bool skip = false;       // of a sync: it is not carried out, and reported as if it were
   Status error;            // not OK: apart from that half nothing is done, and this is its error
 };
 

@@ -40,7 +40,7 @@ template <typename Call>
 int Around(DiskHook& hook, DiskOperation operation, const std::string& path, int code, Call call) {
   const DiskVerdict verdict = hook.Before(operation, path);
   if (!verdict.error.ok()) return CodeOf(verdict.error, code);
-  const int result = call();
+  const int result = verdict.skip ? SQLITE_OK : call();
   hook.After(verdict);
   return result;
 }
