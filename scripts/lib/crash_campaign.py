@@ -9,6 +9,7 @@ from crash_fleet import CLIENTS, PATIENCE_S, PHASES, Fleet, Lost, read_trace, si
 
 WHOLE_ROUNDS = 3  # of the run whose operations are enumerated
 CHAIN_ROUNDS = 10  # of a run that is killed many times in its beginning
+BOTH_STRIDE = 8  # of the operations at which both die
 STRIDE = 40  # operations between one such kill and the next
 SUMMARY = "create summary.json.tmp"
 MANIFEST = "rename checkpoints/N.json.tmp"
@@ -104,9 +105,19 @@ def all_phases(life):
     return [(index, phase) for index, site in life for phase in phases_of(site)]
 
 
-def one_phase(life, offset):
-    """Each operation once; the phases take turns."""
-    return [(index, phases_of(site)[(index + offset) % len(phases_of(site))]) for index, site in life]
+def covering(life, stride=1):
+    """Operations, each in one phase, which take turns; and each kind of operation and file in every phase."""
+    chosen, kinds = {}, set()
+    for index, site in life[::stride]:
+        phase = phases_of(site)[index // stride % len(phases_of(site))]
+        chosen[index, phase] = None
+        kinds.add((phase, site))
+    for index, site in life:
+        for phase in phases_of(site):
+            if (phase, site) not in kinds:
+                chosen[index, phase] = None
+                kinds.add((phase, site))
+    return sorted(chosen)
 
 
 class Campaign:
@@ -129,21 +140,22 @@ class Campaign:
         whole = self.points.whole
         return whole[next(position for position, (_, site) in enumerate(whole) if site == SUMMARY):]
 
-    def steps(self, targets, limit):
+    def steps(self, targets, limit, every_phase):
         """(how the points are used, who dies, points)."""
         points, steps = self.points, []
+        of = all_phases if every_phase else covering
         if "coordinator" in targets:
-            steps += [(self.chains, ("coordinator",), all_phases(self.beginning())),
-                      (self.singles, ("coordinator",), one_phase(self.end(), 0)),
-                      (self.lives, ("coordinator",), all_phases(points.later))]
+            steps += [(self.chains, ("coordinator",), of(self.beginning())),
+                      (self.singles, ("coordinator",), covering(self.end())),
+                      (self.lives, ("coordinator",), of(points.later))]
         if "client" in targets:
             steps += [(self.chains, ("client",), all_phases(points.client)),
                       (self.lives, ("client",), all_phases(points.later_client))]
         if "both" in targets:
-            steps += [(self.chains, ("coordinator", "client"), one_phase(self.beginning(), 0)),
-                      (self.lives, ("coordinator", "client"), one_phase(points.later, 1)),
-                      (self.chains, ("client", "coordinator"), one_phase(points.client, 0)),
-                      (self.lives, ("client", "coordinator"), one_phase(points.later_client, 1))]
+            steps += [(self.chains, ("coordinator", "client"), covering(self.beginning(), BOTH_STRIDE)),
+                      (self.lives, ("coordinator", "client"), covering(points.later, BOTH_STRIDE)),
+                      (self.chains, ("client", "coordinator"), covering(points.client)),
+                      (self.lives, ("client", "coordinator"), covering(points.later_client))]
         total = sum(len(found) for _, _, found in steps)
         chosen = set(range(total))
         if limit is not None:
@@ -225,16 +237,16 @@ class Campaign:
         """True when `life` was killed; False when the run ended before."""
         end = time.monotonic() + PATIENCE_S
         while True:
-            if life.died():
+            if life.died() and not life.told:
                 return True
             code = fleet.coordinator.process.poll()
             if code == 0 or (code == COMPLETED and "is completed" in fleet.coordinator.log()):
                 return False
-            if code is not None:
+            if code is not None and not (life is fleet.coordinator and life.died()):  # which it may have since
                 raise Lost(f"the coordinator ended with exit code {code}: {fleet.coordinator.log()[-500:]}")
             for number, client in enumerate(fleet.clients):
                 code = client.process.poll()
-                if code not in (None, 0) and client is not life:
+                if code not in (None, 0) and client is not life and not client.told:
                     raise Lost(f"node-{number} ended with exit code {code}: {client.log()[-500:]}")
             if time.monotonic() > end:
                 raise Lost(f"the run made no progress within {PATIENCE_S:.0f} s")
@@ -286,6 +298,8 @@ class Campaign:
                 self.wait_for_death(fleet, fleet.coordinator)  # the run's end, which must be in order
                 return
             life = fleet.coordinator if who[0] == "coordinator" else fleet.clients[0]
+            if life.told:
+                continue
             life.kill()
             self.note(fleet, who, life, "random", delay_s=round(delay_s, 3))
             self.restart(fleet, who)

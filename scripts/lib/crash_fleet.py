@@ -37,6 +37,7 @@ EXAMPLES = 64
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) . coordinator: run \S+ listens on ", re.MULTILINE)
 GOES_ON = re.compile(r"run crash goes on: version (\d+), ")
 ABORTED = re.compile(r"round (\d+) attempt \d+ aborted: ")
+CLIENT_DONE = ": done: all "
 CLIENT_ROUND = re.compile(r"round (\d+): (training |sending the finished update again|sent .*, accepted)")
 
 
@@ -81,6 +82,17 @@ def read_trace(path):
             (line.split(" ", 2) for line in lines if not line.startswith("killed "))]
 
 
+class Programs:
+    """Where they are, and what is set beside their configurations."""
+
+    def __init__(self, folder, sets=()):
+        self.folder, self.sets = folder, sets
+
+    def command(self, program, config):
+        sets = self.sets if program == "fedmoe-coordinator" else ()
+        return [str(self.folder / program), "--config", str(config), *(word for value in sets for word in ("--set", value))]
+
+
 class Life:
     """One process, from its start to its end."""
 
@@ -88,6 +100,7 @@ class Life:
         points = ",".join(([":".join(map(str, point))] if point else []) + ([str(trace)] if trace else []))
         self.point, self.trace = point, trace
         self.reported_before = 0
+        self.told = False  # a client, of the run's end, before it was killed
         self.log_path = log
         self.log_start = log.stat().st_size if log.is_file() else 0
         self.started = time.time()
@@ -149,7 +162,7 @@ class Fleet:
     def start(self, name, program, point, traced):
         trace = self.trace_of(name) if point or traced else None
         (self.folder / "traces").mkdir(exist_ok=True)
-        return Life([str(self.programs / program), "--config", str(self.folder / f"{name}.yaml")],
+        return Life(self.programs.command(program, self.folder / f"{name}.yaml"),
                     self.folder / f"{name}.log", point, trace)
 
     def start_coordinator(self, point=None, traced=False):
@@ -158,6 +171,10 @@ class Fleet:
         self.coordinator.reported_before = len(self.lines)
 
     def start_client(self, number, point=None, traced=False):
+        """None is started again that was killed after it had been told of the run's end: nobody would answer it."""
+        if self.clients[number] is not None and CLIENT_DONE in self.clients[number].log():
+            self.clients[number].told = True
+            return
         self.clients[number] = self.start(f"node-{number}", "fedmoe-client", point, traced)
 
     def start_clients(self, *numbers, traced=False):
@@ -227,6 +244,6 @@ class Fleet:
                 code = client.process.wait(timeout=PATIENCE_S)
             except subprocess.TimeoutExpired:
                 raise Lost(f"node-{number} does not know that the run is over") from None
-            if code != 0:
+            if code != 0 and not client.told:
                 raise Lost(f"node-{number} ended with exit code {code}: {client.log()[-500:]}")
         return summary["model_digest"]
