@@ -15,6 +15,7 @@ SUMMARY = "create summary.json.tmp"
 MANIFEST = "rename checkpoints/N.json.tmp"
 FIRST_OF_ROUND = "create spool/N.tmp"
 COMPLETED = 3  # exit code of a coordinator whose run is over, for its clients too
+SEEK_TRIES = 8  # for a failpoint that no kill has hit
 TRIES = 3  # for an operation that a run did not come to
 LONGEST_WAIT_S = 1.2  # before a kill at a random instant
 
@@ -125,6 +126,7 @@ class Campaign:
         self.work, self.programs, self.points, self.random, self.progress = work, programs, points, random, progress
         self.kills, self.lost, self.unreached = [], [], []
         self.hit = {"coordinator": collections.Counter(), "client": collections.Counter()}
+        self.last_life = []  # operations of the life that was killed last
         self.runs = 0
         self.aborted = 0
         self.slowest_resume_s = 0.0
@@ -255,6 +257,7 @@ class Campaign:
     def note(self, fleet, who, life, order, **more):
         kill = {"kill": len(self.kills) + 1, "run": self.runs, "killed": list(who), "life": order, **more}
         if life.point is not None:
+            self.last_life = sites_of(life)
             index, operation, path = read_trace(life.trace)[-1]
             site = site_of(operation, path)
             kill.update(operation=index, phase=life.point[1], site=site)
@@ -279,6 +282,27 @@ class Campaign:
                 fleet.start_coordinator(mine)
             else:
                 fleet.start_client(0, mine)
+
+    def not_hit(self):
+        """The coordinator's failpoints that no kill has hit: threads take turns differently each time, and shift the numbers."""
+        return [(phase, site) for site in self.points.sites()["coordinator"] for phase in phases_of(site)
+                if not self.hit["coordinator"][f"{phase} {site}"]]
+
+    def seek(self, missing):
+        """Each of them in runs of its own, at the place where it was last seen, until it is hit."""
+        commit = [index for index, site in self.points.whole if site == MANIFEST][1]
+        for phase, site in missing:
+            fresh = [index for index, found in self.points.whole if found == site]
+            # What a beginning does not have is done by a life that finds what a crash left.
+            before = None if fresh else (commit, "before")
+            place = (fresh or [index for index, found in self.points.later if found == site])[0]
+            for _ in range(SEEK_TRIES):
+                if self.hit["coordinator"][f"{phase} {site}"]:
+                    break
+                self.one_run(WHOLE_ROUNDS, lambda fleet, at=place: self.at_operations(
+                    fleet, ("coordinator",), collections.deque(filter(None, [before, (at, phase)])), collections.Counter()))
+                seen = [index for index, found in self.last_life if found == site]
+                place = seen[0] if seen else place + 1
 
     # ---- Random instants.
 
