@@ -16,6 +16,7 @@
 #include "client/data_path.h"
 #include "client/grpc_transport.h"
 #include "client/local_trainer.h"
+#include "common/crash_points.h"
 #include "common/logging.h"
 #include "common/signals.h"
 #include "common/version.h"
@@ -114,7 +115,11 @@ int Run(const ClientConfig& config) {
   if (!trainer.ok()) return Fail(trainer.status(), kExitData);
   const std::string directory =
       config.state_directory.empty() ? JoinPath(".fedmoe", config.name) : config.state_directory;
-  Result<std::unique_ptr<ClientState>> state = ClientState::Open(PosixFileSystem(), directory);
+  const Result<std::unique_ptr<CrashPoints>> crashes =
+      CrashPoints::FromEnvironment(PosixFileSystem());
+  if (!crashes.ok()) return Fail(crashes.status(), kExitConfiguration);
+  Result<std::unique_ptr<ClientState>> state =
+      ClientState::Open(*crashes ? **crashes : PosixFileSystem(), directory);
   if (!state.ok()) return Fail(state.status(), kExitDirectory);
 
   ClientLoopOptions options{

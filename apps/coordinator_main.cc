@@ -10,6 +10,7 @@
 #include <spdlog/spdlog.h>
 
 #include "apps/exit_codes.h"
+#include "common/crash_points.h"
 #include "common/logging.h"
 #include "common/signals.h"
 #include "common/unsynced_file_system.h"
@@ -25,7 +26,7 @@ namespace {
 
 struct Arguments {
   ConfigSource source;
-  bool resume = false;
+  bool resume = false;  // says what is done anyway
   bool check = false;
   std::string write_fleet;
 };
@@ -66,23 +67,20 @@ CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
   return options;
 }
 
-// A new run writes its configuration; a resumed one must not contradict the one that is there.
-Status SettleConfig(RunDirectory& directory, const CoordinatorConfig& config, bool resume) {
+// A new run writes its configuration; one that goes on must not contradict the one that is there.
+Status SettleConfig(FileSystem& files, RunDirectory& directory, const CoordinatorConfig& config) {
   const std::string yaml = DumpCoordinatorConfig(config);
   if (!directory.HasRun()) return directory.WriteConfig(yaml);
-  if (!resume) {
-    return FailedPrecondition("run directory " + directory.path() +
-                              " holds a run already; go on with it with --resume, or choose "
-                              "another with --set storage.directory=DIR");
-  }
   FEDMOE_ASSIGN_OR_RETURN(
       const std::string stored,
-      ReadFile(PosixFileSystem(), JoinPath(directory.path(), "config.yaml"), kMaxConfigBytes));
+      ReadFile(files, JoinPath(directory.path(), "config.yaml"), kMaxConfigBytes));
+  if (stored == yaml) return Status::Ok();
   const std::vector<std::string> conflicts = ResumeConflicts(stored, yaml);
   if (conflicts.empty()) return directory.WriteConfig(yaml);
   std::string message = "the configuration differs from the run's in " + directory.path() +
                         "; a resumed run keeps its own:";
   for (const std::string& conflict : conflicts) message += "\n  " + conflict;
+  message += "\nfor a new run choose another directory with --set storage.directory=DIR";
   return FailedPrecondition(message);
 }
 
@@ -120,17 +118,20 @@ int ExitCodeOf(const RunSummary& summary) {
   return summary.status == RunStatusName(RunStatus::kStopped) ? kExitStopped : kExitFailed;
 }
 
-int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
+int Run(const CoordinatorConfig& config, ModelSpec spec) {
   UnsyncedFileSystem unsynced(PosixFileSystem());
-  FileSystem& files = config.storage.durability == Durability::kFull
-                          ? PosixFileSystem()
-                          : static_cast<FileSystem&>(unsynced);
+  FileSystem& disk = config.storage.durability == Durability::kFull
+                         ? PosixFileSystem()
+                         : static_cast<FileSystem&>(unsynced);
+  const Result<std::unique_ptr<CrashPoints>> crashes = CrashPoints::FromEnvironment(disk);
+  if (!crashes.ok()) return Fail(crashes.status(), kExitConfiguration);
+  FileSystem& files = *crashes ? **crashes : disk;
   const std::string path =
       config.storage.directory.empty() ? JoinPath("runs", config.name) : config.storage.directory;
   Result<std::unique_ptr<RunDirectory>> directory = RunDirectory::Open(files, path);
   if (!directory.ok()) return Fail(directory.status(), kExitDirectory);
   const bool is_new = !(*directory)->HasRun();
-  if (Status settled = SettleConfig(**directory, config, resume); !settled.ok())
+  if (Status settled = SettleConfig(files, **directory, config); !settled.ok())
     return Fail(settled, kExitDirectory);
 
   // Before any other thread, so that all of them leave the signals to this one.
@@ -151,8 +152,10 @@ int Run(const CoordinatorConfig& config, ModelSpec spec, bool resume) {
   if (!gate.ok()) return FailNewRun(is_new, **directory, gate.status(), kExitDirectory);
   SteadyClock clock;
   Watcher watcher(config.live_table, config.run.rounds);
-  Result<std::unique_ptr<CoordinatorCore>> core = CoordinatorCore::Start(
-      CoreOptionsOf(config, std::move(spec)), files, **directory, clock, &watcher);
+  CoreOptions options = CoreOptionsOf(config, std::move(spec));
+  options.journal_hook = crashes->get();
+  Result<std::unique_ptr<CoordinatorCore>> core =
+      CoordinatorCore::Start(std::move(options), files, **directory, clock, &watcher);
   if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
   Result<std::unique_ptr<GrpcServer>> server =
       GrpcServer::Start(**core, **gate, config.server.address, {.tls = config.server.tls});
@@ -194,7 +197,7 @@ int Main(int argc, char** argv) {
                  "KEY.PATH=VALUE: override a key; may be given again")
       ->allow_extra_args(false);
   app.add_flag("--resume", arguments.resume,
-               "go on with the run in the run directory, if there is one");
+               "go on with the run in the run directory, if there is one, as without this option");
   app.add_flag("--check", arguments.check, "check the configuration, print it resolved, and exit");
   app.add_option(
       "--write-fleet", arguments.write_fleet,
@@ -220,7 +223,7 @@ int Main(int argc, char** argv) {
     const Status written = WriteFleet(*config, arguments.write_fleet);
     return written.ok() ? kExitCompleted : Fail(written, kExitConfiguration);
   }
-  return Run(*config, std::move(*spec), arguments.resume);
+  return Run(*config, std::move(*spec));
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -96,9 +98,11 @@ class Call {
   grpc::ClientContext context_;
 };
 
-Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
-                                                   const ClientTlsOptions& tls,
-                                                   const KeepaliveOptions& keepalive) {
+using Connect = std::function<std::shared_ptr<grpc::Channel>()>;
+
+// Makes channels to the coordinator; the credentials are read once.
+Result<Connect> MakeConnect(const std::string& address, const ClientTlsOptions& tls,
+                            const KeepaliveOptions& keepalive) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(keepalive.interval_ms));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(keepalive.timeout_ms));
@@ -116,7 +120,9 @@ Result<std::shared_ptr<grpc::Channel>> MakeChannel(const std::string& address,
   // A channel of its own: one client's keepalive and backoff do not touch another's.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials(tls, arguments));
-  return grpc::CreateCustomChannel(address, credentials, arguments);
+  return Connect([address, credentials, arguments] {
+    return grpc::CreateCustomChannel(address, credentials, arguments);
+  });
 }
 
 // Gathers an update's pieces into full chunks.
@@ -162,15 +168,18 @@ class Transfer {
 
 class GrpcTransport final : public Transport {
  public:
-  // `beside` is another connection to the same coordinator; it is made when it is first used.
-  GrpcTransport(const std::shared_ptr<grpc::Channel>& channel,
-                const std::shared_ptr<grpc::Channel>& beside)
-      : stub_(v1::Coordinator::NewStub(channel)), beside_(v1::Coordinator::NewStub(beside)) {}
+  // The connection beside the first is made when it is first used.
+  explicit GrpcTransport(Connect connect) : connect_(std::move(connect)) { OpenChannels(); }
 
+  // A channel that could not connect waits 10 s before it tries again, whatever the backoff that it
+  // is given. How long to wait is the client loop's business, so that each try gets a new one.
   Result<RegisterReply> Register(const RegisterRequest& request) override {
+    if (unreachable_) OpenChannels();
     Call call(calls_, CallKind::kWork, CallDeadline::kUnary);
     v1::RegisterReply reply;
-    FEDMOE_RETURN_IF_ERROR(FromGrpc(stub_->Register(call.context(), ToProto(request), &reply)));
+    const Status status = FromGrpc(stub_->Register(call.context(), ToProto(request), &reply));
+    unreachable_ = status.code() == StatusCode::kUnavailable;
+    FEDMOE_RETURN_IF_ERROR(status);
     return FromProto(reply);
   }
 
@@ -188,9 +197,9 @@ class GrpcTransport final : public Transport {
     v1::HeartbeatReply reply;
     // A transfer fills the connection's buffers with as much as a chunk, which a sign of life would
     // wait for: over a slow link longer than the coordinator waits for it.
-    v1::Coordinator::Stub& stub = transfers_ > 0 ? *beside_ : *stub_;
+    const std::shared_ptr<v1::Coordinator::Stub> stub = StubForBeat();
     FEDMOE_RETURN_IF_ERROR(FromGrpc(
-        stub.Heartbeat(call.context(), HeartbeatToProto(session, task, progress), &reply)));
+        stub->Heartbeat(call.context(), HeartbeatToProto(session, task, progress), &reply)));
     return FromProto(reply);
   }
 
@@ -237,8 +246,22 @@ class GrpcTransport final : public Transport {
                                     std::uint64_t total_bytes);
   Status WaitToResume(int attempt);
 
-  const std::unique_ptr<v1::Coordinator::Stub> stub_;
-  const std::unique_ptr<v1::Coordinator::Stub> beside_;
+  void OpenChannels() {
+    const std::lock_guard<std::mutex> lock(stubs_mutex_);
+    stub_ = v1::Coordinator::NewStub(connect_());
+    beside_ = v1::Coordinator::NewStub(connect_());
+  }
+  // Of a heartbeat, which may run while Register() opens others.
+  std::shared_ptr<v1::Coordinator::Stub> StubForBeat() {
+    const std::lock_guard<std::mutex> lock(stubs_mutex_);
+    return transfers_ > 0 ? beside_ : stub_;
+  }
+
+  const Connect connect_;
+  bool unreachable_ = false;
+  std::mutex stubs_mutex_;
+  std::shared_ptr<v1::Coordinator::Stub> stub_;
+  std::shared_ptr<v1::Coordinator::Stub> beside_;
   CallRegistry calls_;
   std::atomic<int> transfers_{0};
 };
@@ -367,9 +390,8 @@ Result<std::unique_ptr<Transport>> MakeGrpcTransport(const std::string& address,
                                                      const ClientTlsOptions& tls,
                                                      const KeepaliveOptions& keepalive) {
   RouteGrpcLog();
-  FEDMOE_ASSIGN_OR_RETURN(const auto channel, MakeChannel(address, tls, keepalive));
-  FEDMOE_ASSIGN_OR_RETURN(const auto beside, MakeChannel(address, tls, keepalive));
-  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(channel, beside));
+  FEDMOE_ASSIGN_OR_RETURN(Connect connect, MakeConnect(address, tls, keepalive));
+  return std::unique_ptr<Transport>(std::make_unique<GrpcTransport>(std::move(connect)));
 }
 
 }  // namespace fedmoe

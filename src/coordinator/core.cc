@@ -155,6 +155,11 @@ void CoordinatorCore::FinishIfToldAll() {
   for (const auto& [id, client] : state_.clients)
     waiting |= client.connected && !told_.contains(id);
   if (waiting && Now() < linger_until_ms_) return;
+  if (state_.status == RunStatus::kCompleted) {
+    const fedmoe::Status kept = journal_->SetFact(kToldFact, std::to_string(state_.version));
+    // Then a restart does no more than to wait for the clients again.
+    if (!kept.ok()) spdlog::warn("journal: {}", kept.message());
+  }
   std::lock_guard lock(mutex_);
   finished_ = true;
   finished_condition_.notify_all();

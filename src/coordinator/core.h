@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/disk_hook.h"
 #include "common/durability.h"
 #include "common/file_system.h"
 #include "common/result.h"
@@ -34,6 +35,10 @@
 
 namespace fedmoe {
 
+// The journal's fact of the version with which the run was over for its clients, too: all were
+// told, or had the time to ask.
+inline constexpr char kToldFact[] = "told_of_end";
+
 struct CoreOptions {
   RunOptions run;
   UpcycleOptions upcycle;  // of a new run; one that goes on has its model
@@ -45,7 +50,8 @@ struct CoreOptions {
   int worker_threads = 2;
   int keep_versions = 3;
   Durability durability = Durability::kFull;  // of the journal; files are as durable as `files` is
-  std::size_t queue_limit = 4'096;  // commands waiting; more are refused with RESOURCE_EXHAUSTED
+  std::size_t queue_limit = 4'096;   // commands waiting; more are refused with RESOURCE_EXHAUSTED
+  DiskHook* journal_hook = nullptr;  // sees what is done to the journal's files; outlives the core
 };
 
 // Told what happens, on the round thread; must not block or call back into the core.
@@ -183,6 +189,7 @@ class CoordinatorCore {
   fedmoe::Status Open();
   Result<Manifest> StageInitial();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
+  fedmoe::Status ContinueTheEnd();
   fedmoe::Status CheckStoredSpec() const;
   fedmoe::Status ReadHistory();
   bool SummarySaysCompleted() const;

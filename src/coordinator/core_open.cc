@@ -34,7 +34,8 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
 
 fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
-  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath(), options_.durability));
+  FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath(), options_.journal_hook,
+                                                  options_.durability));
   FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
   // Before the checkpoints are read, which are then of another model.
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
@@ -110,15 +111,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
                state_.version, PhaseName(state_.phase), recovered.events.size());
   const bool completed = state_.phase == Phase::kFinished && state_.status == RunStatus::kCompleted;
-  if (completed && state_.version >= options_.run.rounds) {
-    // A crash or a full disk may have come between the end and what tells of it.
-    HouseWork work = DueHouseWork();
-    FEDMOE_RETURN_IF_ERROR(work.Do());
-    if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
-    return FailedPrecondition(
-        "the run in " + directory_.path() + " is completed (" + std::to_string(state_.version) +
-        " rounds); raise run.rounds to train on, or choose another directory");
-  }
+  if (completed && state_.version >= options_.run.rounds) FEDMOE_RETURN_IF_ERROR(ContinueTheEnd());
   for (Action& action : Outstanding(state_, options_.run)) Execute(std::move(action));
   Handle(Resumed{.at_ms = Now()});
   for (const auto& [id, client] : state_.clients) {
@@ -127,6 +120,19 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   // At once: the first command may be long in coming.
   Flush();
   return fatal_;
+}
+
+// The last round is committed. A crash or a full disk may have come before all that tells of it was
+// written, or before the clients, who wait for the coordinator, knew.
+fedmoe::Status CoordinatorCore::ContinueTheEnd() {
+  HouseWork work = DueHouseWork();
+  FEDMOE_RETURN_IF_ERROR(work.Do());
+  FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> told, journal_->Fact(kToldFact));
+  if (told != std::to_string(state_.version)) return fedmoe::Status::Ok();
+  if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);
+  return FailedPrecondition("the run in " + directory_.path() + " is completed (" +
+                            std::to_string(state_.version) +
+                            " rounds); raise run.rounds to train on, or choose another directory");
 }
 
 bool CoordinatorCore::SummarySaysCompleted() const {

@@ -260,7 +260,8 @@ void OnJoined(Stepping& step, const ClientJoined& event) {
                              .code = code,
                              .message = std::move(message)});
   };
-  if (state.phase == Phase::kFinished) {
+  // Of a completed run a client is told when it asks for work; others may be taken up again.
+  if (state.phase == Phase::kFinished && state.status != RunStatus::kCompleted) {
     return turn_away(StatusCode::kUnavailable, "the run is over");
   }
   const auto known = state.clients.find(event.client);

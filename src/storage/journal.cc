@@ -4,6 +4,7 @@
 
 #include <sqlite3.h>
 
+#include "storage/sqlite_hook.h"
 #include "storage/state_json.h"
 
 namespace fedmoe {
@@ -69,6 +70,7 @@ class Statement {
 // The connection. Every failure names the path and gives SQLite's message.
 struct Journal::Database {
   std::string path;
+  std::unique_ptr<SqliteHook> hook;  // outlives the handle
   sqlite3* handle = nullptr;
 
   ~Database() { sqlite3_close(handle); }
@@ -163,12 +165,15 @@ struct Journal::Database {
 Journal::Journal() : database_(std::make_unique<Database>()) {}
 Journal::~Journal() = default;
 
-Result<std::unique_ptr<Journal>> Journal::Open(const std::string& path, Durability durability) {
+Result<std::unique_ptr<Journal>> Journal::Open(const std::string& path, DiskHook* hook,
+                                               Durability durability) {
   std::unique_ptr<Journal> journal(new Journal());
   Database& database = *journal->database_;
   database.path = path;
-  const int code = sqlite3_open_v2(path.c_str(), &database.handle,
-                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+  if (hook != nullptr) database.hook = std::make_unique<SqliteHook>(*hook);
+  const int code =
+      sqlite3_open_v2(path.c_str(), &database.handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+                      hook != nullptr ? database.hook->name() : nullptr);
   if (code != SQLITE_OK) return database.Failure(code);
   FEDMOE_RETURN_IF_ERROR(database.Prepare(durability));
   return journal;

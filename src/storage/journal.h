@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/disk_hook.h"
 #include "common/durability.h"
 #include "common/result.h"
 #include "federation/round_events.h"
@@ -26,13 +27,14 @@ struct RecoveredRun {
 class Journal {
  public:
   // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M: resume with
-  // the build that began the run, or begin a new run".
-  static Result<std::unique_ptr<Journal>> Open(const std::string& path,
+  // the build that began the run, or begin a new run". `hook`, which must outlive the journal, sees
+  // what is done to its files; null: nobody looks.
+  static Result<std::unique_ptr<Journal>> Open(const std::string& path, DiskHook* hook = nullptr,
                                                Durability durability = Durability::kFull);
   ~Journal();
 
   // Facts of the run: "config", "spec_digest", "run_id", "version" of the build, "upcycle_digest"
-  // of the dense checkpoint that it began from.
+  // of the dense checkpoint that it began from, "told_of_end".
   Status SetFact(const std::string& key, const std::string& value);
   Result<std::optional<std::string>> Fact(const std::string& key) const;
 

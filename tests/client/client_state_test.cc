@@ -154,5 +154,62 @@ TEST(ClientStateTest, AFailedWriteLeavesTheStateBefore) {
   EXPECT_EQ(Text(state->committed()), "gate");
 }
 
+// A client's life on disk: two tasks, of which the first is committed. The first error; and what
+// the state may then be, `before` and `after` the step that failed.
+struct Life {
+  Status status;
+  std::string instance, before, after;
+};
+
+Life Live(FileSystem& files, const TempDir& directory) {
+  Life life;
+  auto state = ClientState::Open(files, directory.path());
+  life.status = state.status();
+  if (!life.status.ok()) return life;
+  life.instance = (*state)->instance();
+  (*state)->BeginRun("run");
+  const auto step = [&](const std::string& after, const Status& status) {
+    life.after = after;
+    life.status = status;
+    if (status.ok()) life.before = after;
+    return status.ok();
+  };
+  // What stands there is told by settling task 1: its state, if it was saved or promoted.
+  if (!step("one", (*state)->SaveTentative(1, AsBytes("one")))) return life;
+  if (!step("one", (*state)->Settle(1, 0))) return life;
+  if (!step("one", (*state)->SaveTentative(2, AsBytes("two")))) return life;
+  step("one", (*state)->Settle(1, 2));
+  return life;
+}
+
+TEST(ClientStateTest, AFaultAtAnyOperationLeavesTheStateBeforeOrAfterIt) {
+  using Fault = FaultFileSystem::Fault;
+  for (const Fault fault :
+       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
+    for (std::int64_t index = 0;; ++index) {
+      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
+                   std::to_string(index));
+      const TempDir directory;
+      FaultFileSystem files(PosixFileSystem());
+      files.FailAt(index, fault);
+      const Life life = Live(files, directory);
+      ASSERT_EQ(life.status.ok(), files.faults() == 0) << life.status.ToString();
+      if (!life.status.ok()) {
+        EXPECT_NE(life.status.message().find(directory.path()), std::string::npos)
+            << life.status.message();
+      }
+      const auto state = Opened(directory);
+      if (!life.instance.empty()) {
+        EXPECT_EQ(state->instance(), life.instance);
+      }
+      state->BeginRun("run");
+      ASSERT_TRUE(state->Settle(1, 0).ok());
+      const std::string text = Text(state->committed());
+      EXPECT_TRUE(text == life.before || text == life.after) << text;
+      if (files.operations() <= index) break;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fedmoe

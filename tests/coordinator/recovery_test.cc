@@ -1,11 +1,11 @@
 // Crashes at chosen moments, full disks, and unruly networks: a run goes on to the same model.
-#include <sstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sqlite3.h>
 
 #include "tests/coordinator/raw_client.h"
+#include "tests/coordinator/undisturbed.h"
 #include "tests/support/fault_file_system.h"
 #include "tests/support/full_disk.h"
 
@@ -13,29 +13,6 @@ namespace fedmoe {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string UndisturbedDigest() {
-  static const std::string digest = [] {
-    Fleet fleet;
-    return fleet.RunToEnd().model_digest;
-  }();
-  return digest;
-}
-
-// Every report once, in order, and the model that they tell of.
-void ExpectWholeReports(const Fleet& fleet, const std::string& digest) {
-  std::istringstream lines(ReadAll(fleet.Path("rounds.jsonl")));
-  std::string line;
-  RoundNumber round = 0;
-  nlohmann::json report;
-  while (std::getline(lines, line)) {
-    report = nlohmann::json::parse(line);
-    EXPECT_EQ(report["round"], ++round);
-    EXPECT_EQ(report["accepted"], 4);
-  }
-  EXPECT_EQ(round, 3);
-  EXPECT_EQ(report["model_digest"], digest);
-}
 
 // Waits until the run is over or `failed` holds; true in the second case.
 template <typename Condition>
@@ -180,7 +157,7 @@ TEST(RecoveryTest, AReportThatCannotBeWrittenIsNotACompletedRun) {
   fleet.coordinator.Kill();
   EXPECT_THAT(fleet.coordinator.Start().ToString(), HasSubstr("RESOURCE_EXHAUSTED: the report of"));
   files.full = false;
-  EXPECT_THAT(fleet.coordinator.Start().message(), HasSubstr("is completed (3 rounds)"));
+  EXPECT_EQ(fleet.RunToEnd().status, "completed");
   ExpectWholeReports(fleet, UndisturbedDigest());
   EXPECT_EQ(nlohmann::json::parse(ReadAll(fleet.Path("summary.json")))["status"], "completed");
 }
@@ -291,6 +268,29 @@ TEST(RecoveryTest, AnotherModelIsRefused) {
   EXPECT_EQ(status.message(),
             "the run's model differs from the configuration's: its spec digest is " +
                 SpecDigest(FleetSpec(4)) + ", this one's " + SpecDigest(FleetSpec(5)));
+}
+
+// All is durable, but the coordinator died before its clients had heard of the end: they wait for
+// it, and it must tell them.
+TEST(RecoveryTest, ClientsLearnOfTheEndFromARestart) {
+  Fleet fleet;
+  fleet.RunToEnd();
+  fleet.coordinator.Kill();
+  fleet.CrashClients();
+  sqlite3* journal = nullptr;
+  ASSERT_EQ(sqlite3_open(fleet.Path("journal.sqlite").c_str(), &journal), SQLITE_OK);
+  const std::string sql = std::string("DELETE FROM facts WHERE key = '") + kToldFact + "'";
+  EXPECT_EQ(sqlite3_exec(journal, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
+  EXPECT_EQ(sqlite3_changes(journal), 1);
+  sqlite3_close(journal);
+
+  ASSERT_OK(fleet.coordinator.Start());
+  fleet.StartClients();
+  for (const auto& client : fleet.clients) EXPECT_EQ(client->Join().end, ClientEnd::kRunOver);
+  EXPECT_EQ(fleet.coordinator.core().Wait().model_digest, UndisturbedDigest());
+  ExpectWholeReports(fleet, UndisturbedDigest());
+  fleet.coordinator.Kill();
+  EXPECT_THAT(fleet.coordinator.Start().message(), HasSubstr("is completed (3 rounds)"));
 }
 
 TEST(RecoveryTest, ACompletedRunStaysAsItIs) {

@@ -52,7 +52,7 @@ class CrashTest(EndToEndTest):
         self.assertEqual(outcomes(report), {"node-0": "accepted", "node-1": "accepted", "node-2": "lost"})
 
     def test_killed_coordinator(self):
-        """--resume goes on where it was; the clients come back by themselves; the model is that of no crash."""
+        """The same command goes on where it was; the clients come back by themselves; the model is that of no crash."""
         undisturbed = self.coordinator(DETERMINISTIC, out="undisturbed", label="undisturbed")
         for program in [undisturbed] + self.clients(3, self.address("undisturbed"), WORK):
             self.expect_exit(program, 0)
@@ -63,7 +63,7 @@ class CrashTest(EndToEndTest):
         for rounds in (1, 3):  # killed twice
             self.wait_for_rounds(self.folder / "run", rounds, coordinator)
             coordinator.kill()
-            coordinator = self.coordinator(DETERMINISTIC, "--resume", port=port, label=f"resumed-after-{rounds}")
+            coordinator = self.coordinator(DETERMINISTIC, port=port, label=f"resumed-after-{rounds}")
         for program in [coordinator] + clients:
             self.expect_exit(program, 0)
         self.assertRegex(coordinator.log(), r"I coordinator: run e2e goes on: version [3-7], ")
@@ -72,6 +72,22 @@ class CrashTest(EndToEndTest):
         self.assertEqual((summary["status"], summary["rounds"]), ("completed", 8))
         self.assertEqual([report["round"] for report in read_reports(self.folder / "run")], list(range(1, 9)))
         self.assertEqual(summary["model_digest"], read_summary(self.folder / "undisturbed")["model_digest"])
+
+    def test_clients_come_back_at_once(self):
+        """As soon as their own retries say (0.5 s here), and not after the 10 s that a gRPC channel waits once it has failed."""
+        port = free_port()
+        config = {"run": {"rounds": 100000, "clients": {"min": 2}}}
+        coordinator = self.coordinator(config, port=port)
+        clients = self.clients(2, f"127.0.0.1:{port}", WORK)
+        self.wait_for_rounds(self.folder / "run", 1, coordinator)
+        coordinator.kill()
+        for client in clients:
+            self.wait_for_log(client, "cannot be reached")
+        coordinator = self.coordinator(config, port=port, label="again")
+        self.wait_until("the clients' return", lambda: all("registered again" in client.log() for client in clients),
+                        coordinator, *clients, deadline_s=8.0)
+        coordinator.signal(signal.SIGTERM)
+        self.expect_stopped(coordinator, clients)
 
 
 if __name__ == "__main__":

@@ -57,22 +57,19 @@ class RunDirectoryTest(EndToEndTest):
                 3, f"fedmoe-coordinator: run directory {run} is in use by another coordinator "
                    f"(process {first.process.pid})\n"))
         first.kill()
-        with self.subTest("holds a run"):
-            self.assertEqual(self.refused("used", config, out="run"), (
-                3, f"fedmoe-coordinator: run directory {run} holds a run already; go on with it with --resume, or "
-                   "choose another with --set storage.directory=DIR\n"))
         with self.subTest("another configuration"):
             changed = {"run": {"rounds": 2, "seed": 7}, "training": {"learning_rate": 0.5}}
-            self.assertEqual(self.refused("changed", changed, "--resume", out="run"), (
+            self.assertEqual(self.refused("changed", changed, out="run"), (
                 3, f"fedmoe-coordinator: the configuration differs from the run's in {run}; a resumed run keeps its own:\n"
-                   "  run.seed: 1 in the run, 7 now\n  training.learning_rate: 0.1 in the run, 0.5 now\n"))
+                   "  run.seed: 1 in the run, 7 now\n  training.learning_rate: 0.1 in the run, 0.5 now\n"
+                   "for a new run choose another directory with --set storage.directory=DIR\n"))
         with self.subTest("the same configuration"):
-            again = self.coordinator(config, "--resume", label="again")
+            again = self.coordinator(config, label="again")
             client = self.client("node-0", self.address())
             self.expect_exit(again, 0)
             self.expect_exit(client, 0)
         with self.subTest("completed"):
-            self.assertEqual(self.refused("completed", config, "--resume", out="run")[0], 3)
+            self.assertEqual(self.refused("completed", config, out="run")[0], 3)
             self.assertIn(f"fedmoe-coordinator: the run in {run} is completed (1 rounds); raise run.rounds to train on, "
                           "or choose another directory\n", (self.folder / "completed.log").read_text(encoding="utf-8"))
 

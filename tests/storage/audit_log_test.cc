@@ -1,5 +1,7 @@
 #include "storage/audit_log.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <sstream>
 #include <vector>
 
@@ -129,6 +131,44 @@ TEST_F(AuditLogTest, NeverHoldsMoreThanItsLimit) {
   log->Record(Rejected("a"));
   log->Flush();
   EXPECT_TRUE(Lines().empty());
+}
+
+// One failed operation loses what it was to write, and no line before or after it.
+TEST_F(AuditLogTest, AFaultAtAnyOperationLosesNoOtherLine) {
+  using Fault = FaultFileSystem::Fault;
+  const std::vector<std::string> clients = {"a", "b", "c", "d"};
+  for (const Fault fault :
+       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
+    for (std::int64_t index = 0;; ++index) {
+      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
+                   std::to_string(index));
+      std::filesystem::remove(directory_.File("audit.jsonl"));
+      FaultFileSystem files(PosixFileSystem());
+      files.FailAt(index, fault);
+      {
+        auto log = AuditLog::Open(files, directory_.File("audit.jsonl"));
+        if (!log.ok()) log = AuditLog::Open(files, directory_.File("audit.jsonl"));
+        ASSERT_TRUE(log.ok()) << "the fault was to be the only one";
+        for (const std::string& client : clients) {
+          (*log)->Record(Rejected(client));
+          (*log)->Flush();
+        }
+      }
+      Open()->Record(Rejected("e"));
+      std::istringstream text(
+          ReadFile(PosixFileSystem(), directory_.File("audit.jsonl"), 1 << 20).value());
+      std::vector<std::string> whole;
+      for (std::string line; std::getline(text, line);) {
+        const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+        if (!json.is_discarded()) whole.push_back(json["client"]);
+      }
+      ASSERT_FALSE(whole.empty());
+      EXPECT_EQ(whole.back(), "e");
+      EXPECT_GE(whole.size(), clients.size() + (files.faults() == 0 ? 1 : 0));
+      EXPECT_TRUE(std::is_sorted(whole.begin(), whole.end()));
+      if (files.operations() <= index) break;
+    }
+  }
 }
 
 }  // namespace

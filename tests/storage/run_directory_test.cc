@@ -222,5 +222,85 @@ TEST_F(RunDirectoryTest, LosesAndDoublesNothingAfterAFault) {
   }
 }
 
+// What is written whole: after a fault it is the old one or the new one, and can be written again.
+TEST_F(RunDirectoryTest, KeepsTheOldOrTheNewFileAfterAFault) {
+  RunSummary running, completed;
+  running.status = "running";
+  completed.status = "completed";
+  const auto write = [&](RunDirectory& directory, bool last) -> Status {
+    FEDMOE_RETURN_IF_ERROR(directory.WriteConfig(last ? "a: 2\n" : "a: 1\n"));
+    FEDMOE_RETURN_IF_ERROR(directory.WriteAddress(last ? "h:2" : "h:1"));
+    return directory.WriteSummary(last ? completed : running);
+  };
+  ASSERT_OK(write(*Open(), true));
+  const std::string summary_after = File("summary.json");
+  for (const Fault fault :
+       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
+    for (std::int64_t index = 0;; ++index) {
+      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
+                   std::to_string(index));
+      std::filesystem::remove_all(path_);
+      auto directory = Open();
+      ASSERT_OK(write(*directory, false));
+      const std::string summary_before = File("summary.json");
+      const std::int64_t begin = files_.operations(), faults = files_.faults();
+      files_.FailAt(begin + index, fault);
+      const Status status = write(*directory, true);
+      ASSERT_EQ(status.ok(), files_.faults() == faults);
+      const bool past_the_end = files_.operations() <= begin + index;
+      files_.Clear();
+      directory.reset();
+      directory = Open();
+      EXPECT_TRUE(File("config.yaml") == "a: 1\n" || File("config.yaml") == "a: 2\n");
+      EXPECT_TRUE(File("address") == "h:1\n" || File("address") == "h:2\n");
+      EXPECT_TRUE(File("summary.json") == summary_before || File("summary.json") == summary_after);
+      ASSERT_OK(write(*directory, true));
+      EXPECT_EQ(File("summary.json"), summary_after);
+      if (past_the_end) break;
+    }
+  }
+}
+
+// Nor does opening: it fails and names the file, or is done, and done again it is as if nothing had
+// been.
+TEST_F(RunDirectoryTest, OpensAgainAfterAFaultInOpening) {
+  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails,
+                            Fault::kTornRename}) {
+    for (std::int64_t index = 0;; ++index) {
+      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
+                   std::to_string(index));
+      std::filesystem::remove_all(path_);
+      {
+        const auto directory = Open();
+        ASSERT_OK(directory->AppendReport(ReportOf(1)));
+        ASSERT_OK(directory->AppendReport(ReportOf(2)));
+      }
+      // Torn lines, which opening repairs.
+      WriteAll(path_ + "/rounds.jsonl", LineOf(1) + LineOf(2) + "{\"round\":3,");
+      WriteAll(path_ + "/assignments.csv", kHeader + RowsOf(1) + RowsOf(2) + RowsOf(3) + "4,a");
+      const std::int64_t begin = files_.operations(), faults = files_.faults();
+      files_.FailAt(begin + index, fault);
+      const Status status = RunDirectory::Open(files_, path_).status();
+      ASSERT_EQ(status.ok(), files_.faults() == faults);
+      const bool past_the_end = files_.operations() <= begin + index;
+      files_.Clear();
+      if (!status.ok()) {
+        EXPECT_NE(status.message().find(path_), std::string::npos) << status.message();
+      }
+      if (fault != Fault::kTornRename || status.ok()) {
+        Open();
+        EXPECT_EQ(File("rounds.jsonl"), LineOf(1) + LineOf(2));
+        EXPECT_EQ(File("assignments.csv"), kHeader + RowsOf(1) + RowsOf(2));
+      } else {
+        // A file system whose rename leaves half a file loses what it was to replace; the lines
+        // that are left are whole.
+        Open();
+        EXPECT_TRUE((LineOf(1) + LineOf(2)).starts_with(File("rounds.jsonl")));
+      }
+      if (past_the_end) break;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fedmoe

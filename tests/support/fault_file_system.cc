@@ -13,7 +13,7 @@ class FaultFileSystem::FaultWritableFile final : public WritableFile {
   Status Append(std::span<const std::byte> bytes) override {
     const Decision decision = owner_.Count(Operation::kAppend, "write", path_);
     if (decision.status.ok()) return base_->Append(bytes);
-    if (decision.fault == Fault::kShortWrite) {
+    if (decision.fault == Fault::kShortWrite || decision.fault == Fault::kWorst) {
       FEDMOE_RETURN_IF_ERROR(base_->Append(bytes.first(bytes.size() / 2)));
     }
     return decision.status;
@@ -42,6 +42,7 @@ bool FaultFileSystem::Hits(Fault fault, Operation operation) {
     case Fault::kNoSpace:
       return operation != Operation::kRemove;
     case Fault::kIoError:
+    case Fault::kWorst:
       return true;
     case Fault::kShortWrite:
       return operation == Operation::kAppend;
@@ -60,10 +61,23 @@ FaultFileSystem::Decision FaultFileSystem::Count(Operation operation, const std:
   if (index < first_ || index >= last_ || !Hits(fault_, operation)) return {fault_, Status::Ok()};
   ++faults_;
   const std::string subject = name + " " + path + ": ";
-  if (fault_ == Fault::kNoSpace || fault_ == Fault::kShortWrite) {
+  if (fault_ == Fault::kNoSpace || fault_ == Fault::kShortWrite ||
+      (fault_ == Fault::kWorst && operation == Operation::kAppend)) {
     return {fault_, ResourceExhausted(subject + "No space left on device")};
   }
   return {fault_, Internal(subject + "Input/output error")};
+}
+
+DiskVerdict FaultFileSystem::Before(DiskOperation operation, const std::string& path) {
+  Operation kind = Operation::kOther;
+  if (operation == DiskOperation::kWrite) kind = Operation::kAppend;
+  if (operation == DiskOperation::kSync) kind = Operation::kSync;
+  if (operation == DiskOperation::kRemove) kind = Operation::kRemove;
+  const Decision decision = Count(kind, DiskOperationName(operation), path);
+  const bool half = kind == Operation::kAppend && !decision.status.ok() &&
+                    (decision.fault == Fault::kShortWrite || decision.fault == Fault::kWorst);
+  // No test of SQLite's files cuts the power, and thousands of syncs take minutes.
+  return {.half = half, .skip = kind == Operation::kSync, .error = decision.status};
 }
 
 void FaultFileSystem::FailAt(std::int64_t index, Fault fault) {
@@ -128,7 +142,8 @@ Status FaultFileSystem::TearRename(const std::string& from, const std::string& t
 Status FaultFileSystem::Rename(const std::string& from, const std::string& to) {
   const Decision decision = Count(Operation::kRename, "rename", from);
   if (decision.status.ok()) return base_.Rename(from, to);
-  if (decision.fault == Fault::kTornRename) FEDMOE_RETURN_IF_ERROR(TearRename(from, to));
+  if (decision.fault == Fault::kTornRename || decision.fault == Fault::kWorst)
+    FEDMOE_RETURN_IF_ERROR(TearRename(from, to));
   return decision.status;
 }
 

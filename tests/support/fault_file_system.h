@@ -16,13 +16,16 @@
 #include <string>
 #include <vector>
 
+#include "common/disk_hook.h"
 #include "common/file_system.h"
 
 namespace fedmoe {
 
 // Thread-safe; the files that it opens are not, and must not outlive it. Reads and locks pass
 // through.
-class FaultFileSystem final : public FileSystem {
+// As a DiskHook it numbers and fails the operations of files that do not go through the seam,
+// SQLite's, together with its own.
+class FaultFileSystem final : public FileSystem, public DiskHook {
  public:
   // What goes wrong. A fault leaves the operations that it cannot hit alone: they succeed, also at
   // its index.
@@ -32,6 +35,7 @@ class FaultFileSystem final : public FileSystem {
     kShortWrite,  // Append writes half of its bytes, then ENOSPC; nothing else.
     kSyncFails,   // EIO from a sync of a file or directory; nothing else.
     kTornRename,  // Rename moves the file, but only the first half of it, then EIO; nothing else.
+    kWorst,       // Of each operation what leaves most behind: kShortWrite, kTornRename, else EIO.
   };
 
   // `base` does the work; it must outlive this object.
@@ -47,6 +51,9 @@ class FaultFileSystem final : public FileSystem {
   std::int64_t operations() const;
   // The number of operations that were made to fail so far.
   std::int64_t faults() const;
+
+  DiskVerdict Before(DiskOperation operation, const std::string& path) override;
+  void After(const DiskVerdict&) override {}
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
