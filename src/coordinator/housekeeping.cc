@@ -54,7 +54,10 @@ HouseWork CoordinatorCore::DueHouseWork() {
 }
 
 void CoordinatorCore::KeepHouse() {
-  if (!fatal_.ok() || house_->busy() || (reports_.empty() && !clean_up_due_)) return;
+  if (!fatal_.ok() || house_->busy()) return;
+  // Of a portion that has ended and whose word is still on its way, too: nothing of it may be lost.
+  static_cast<void>(TakeHousekeeping());
+  if (reports_.empty() && !clean_up_due_) return;
   house_->Begin();
   pool_->Run([this, work = DueHouseWork()]() mutable {
     const fedmoe::Status status = work.Do();

@@ -10,8 +10,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/coordinator/undisturbed.h"
 #include "common/unsynced_file_system.h"
+#include "tests/coordinator/undisturbed.h"
 #include "tests/support/fault_file_system.h"
 
 namespace fedmoe {
