@@ -1,0 +1,41 @@
+// Transfers that are cut on the way go on where they broke off.
+#include <gtest/gtest.h>
+
+#include "tests/wire/network_fleet.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::int64_t kValues = 2'000'000;
+constexpr std::uint64_t kBytes = kValues * sizeof(float);
+
+// One client, whose model and update have 8 MB.
+NetworkFleetOptions LargeModel() {
+  NetworkFleetOptions options;
+  options.trainers = 1;
+  options.core.run.spec = NetworkSpec(1, kValues);
+  options.core.run.rounds = 1;
+  options.core.run.participation.min_clients = 1;
+  options.core.run.participation.heartbeat_timeout_ms = kNetworkLimitMs;
+  options.keepalive = {};
+  return options;
+}
+
+// Each connection breaks after 5 MB: a transfer that began anew would never be through.
+TEST(ResumedTransfers, GetThroughOverConnectionsThatBreakBeforeTheirEnd) {
+  NetworkFleet fleet(LargeModel());
+  FaultProxy& link = fleet.client(0).link();
+  link.Set({.up = {.cut_after_bytes = 5'000'000}, .down = {.cut_after_bytes = 5'000'000}});
+  fleet.Start();
+  const RoundReport report = fleet.log.WaitForRound(1);
+  EXPECT_EQ(OutcomeOf(report, "client-0"), "accepted");
+  EXPECT_EQ(report.attempts, 1);
+  const LinkCounts counts = link.counts();
+  EXPECT_GE(counts.cut, 2U);
+  // What is sent again is what was in the buffers of a broken connection, and no more.
+  EXPECT_LT(counts.bytes_up, kBytes * 3 / 2 + 1'000'000);
+  EXPECT_LT(counts.bytes_down, kBytes * 3 / 2 + 1'000'000);
+}
+
+}  // namespace
+}  // namespace fedmoe
