@@ -73,7 +73,7 @@ class PackagesTest(unittest.TestCase):
 
     def test_sections_are_joined(self):
         self.installed("git")
-        self.ensure("fresh", "tsan")
+        self.ensure("fresh", "clang")
         self.assertEqual(self.calls()[1],
                          "apt-get install -y --no-install-recommends mmdebstrap clang libclang-rt-14-dev")
 
