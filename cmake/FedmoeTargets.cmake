@@ -28,6 +28,13 @@ if(FEDMOE_SANITIZE)
   target_link_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE})
 endif()
 
+# libFuzzer's own main is linked into the fuzz targets alone (tests/fuzz). What undefined behaviour is found ends the program.
+if(FEDMOE_FUZZ)
+  set(fuzz_options -fsanitize=fuzzer-no-link -fprofile-instr-generate)
+  target_compile_options(fedmoe_flags INTERFACE ${fuzz_options} -fcoverage-mapping -fno-sanitize-recover=all)
+  target_link_options(fedmoe_flags INTERFACE ${fuzz_options})
+endif()
+
 # fedmoe_library(NAME SOURCES a.cc ... DEPENDS other ...): the library of one folder of src/.
 function(fedmoe_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})

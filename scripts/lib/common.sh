@@ -41,8 +41,8 @@ build_jobs() {
 # require_preset NAME: ends the script unless CMakePresets.json has it.
 require_preset() {
   case "$1" in
-    release | dev | asan | tsan) ;;
-    *) fail "unknown preset $1; known: release, dev, asan, tsan" 2 ;;
+    release | dev | asan | tsan | fuzz) ;;
+    *) fail "unknown preset $1; known: release, dev, asan, tsan, fuzz" 2 ;;
   esac
 }
 

@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <string_view>
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "common/file_system.h"
@@ -14,9 +16,9 @@ namespace fedmoe {
 namespace {
 
 constexpr std::uint64_t kMaxFileBytes = 1 << 20;
-// Bounds what aliases can unfold to.
+// Of the whole document: bounds what aliases can unfold to.
 constexpr std::size_t kMaxEntries = 10'000;
-constexpr std::size_t kMaxItems = 10'000;
+constexpr std::size_t kMaxItems = 10'000;  // of all lists together
 constexpr int kMaxDepth = 16;
 
 ConfigValue ValueOf(const YAML::Node& node) {
@@ -87,6 +89,14 @@ class Walker {
                                  kMaxDepth)});
       return;
     }
+    const std::size_t items = node.IsSequence() ? node.size() : 0;
+    if (items > kMaxItems - items_) {
+      full_ = true;
+      document_.errors.push_back(
+          {position, fmt::format("more than {} values in lists", kMaxItems)});
+      return;
+    }
+    items_ += items;
     document_.entries.push_back({path, ValueOf(node), position});
     if (node.IsMap()) Walk(node, path + ".", depth + 1);
   }
@@ -94,22 +104,49 @@ class Walker {
   const std::string& file_;
   ConfigDocument& document_;
   std::map<std::string, int> lines_;
+  std::size_t items_ = 0;
   bool full_ = false;
 };
 
+// Takes what a document holds, and keeps nothing.
+class IgnoredEvents final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll() would find documents without end, and keep them, in a text that begins with a
+// comma: yaml-cpp 0.7 does not get past it.
+bool HasSecondDocument(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  IgnoredEvents ignored;
+  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
+}
+
 Status WalkYaml(const std::string& file, const std::string& text, ConfigDocument& document) {
   try {
-    const std::vector<YAML::Node> parts = YAML::LoadAll(text);
-    if (parts.size() > 1) {
+    if (HasSecondDocument(text)) {
       return InvalidArgument(
-          fmt::format("{}: one YAML document is expected (got {})", file, parts.size()));
+          fmt::format("{}: one YAML document is expected (got more than one)", file));
     }
-    if (parts.empty() || parts[0].IsNull()) return Status::Ok();
-    if (!parts[0].IsMap()) {
+    const YAML::Node root = YAML::Load(text);
+    if (!root.IsDefined() || root.IsNull()) return Status::Ok();
+    if (!root.IsMap()) {
       return InvalidArgument(
-          fmt::format("{}:{}: must be a map of keys, as 'run:'", file, parts[0].Mark().line + 1));
+          fmt::format("{}:{}: must be a map of keys, as 'run:'", file, root.Mark().line + 1));
     }
-    Walker(file, document).Walk(parts[0], "", 0);
+    Walker(file, document).Walk(root, "", 0);
   } catch (const YAML::Exception& error) {
     return InvalidArgument(fmt::format("{}:{}:{}: not valid YAML: {}", file, error.mark.line + 1,
                                        error.mark.column + 1, error.msg));

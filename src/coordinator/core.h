@@ -98,7 +98,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   const UpdateHeader header_;
   std::unique_ptr<IncomingUpdate> file_;
   std::uint64_t received_bytes_ = 0;
-  const std::shared_ptr<void> ticket_;  // counts among the task's uploads while it lives
+  const std::shared_ptr<void> ticket_;  // counts among the client's uploads while it lives
   const std::weak_ptr<WorkerPool> pool_;
 };
 
@@ -320,9 +320,9 @@ class CoordinatorCore {
   std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
   std::map<TaskId, CancelReason> cancelled_;
   std::map<ClientId, Registering> registering_;
-  std::map<TaskId, std::vector<std::weak_ptr<void>>> uploads_;   // under way
-  std::map<TaskId, ParkedUpload> parked_;                        // cut
-  std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;  // of the event in hand
+  std::map<ClientId, std::vector<std::weak_ptr<void>>> uploads_;  // under way
+  std::map<TaskId, ParkedUpload> parked_;                         // cut
+  std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;   // of the event in hand
   std::optional<Manifest> staged_;
   std::set<ClientId> told_;  // know that the run is over
   Milliseconds linger_until_ms_ = 0;

@@ -7,7 +7,9 @@
 namespace fedmoe {
 namespace {
 
-constexpr std::size_t kMaxUploadsPerTask = 2;
+// One that comes and one that was broken off and does not know it yet. Of all tasks together, so
+// that those of tasks that have lapsed do not add up.
+constexpr std::size_t kMaxUploadsPerClient = 2;
 
 }  // namespace
 
@@ -19,9 +21,9 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
     std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
     known = known->second.empty() ? uploads_.erase(known) : std::next(known);
   }
-  std::vector<std::weak_ptr<void>>& under_way = uploads_[task.task];
-  if (under_way.size() >= kMaxUploadsPerTask) {
-    return reply(ResourceExhausted("task " + std::to_string(task.task) + " has " +
+  std::vector<std::weak_ptr<void>>& under_way = uploads_[task.client];
+  if (under_way.size() >= kMaxUploadsPerClient) {
+    return reply(ResourceExhausted("client '" + task.client + "' has " +
                                    std::to_string(under_way.size()) +
                                    " uploads under way already; ask again when one has ended"));
   }

@@ -17,6 +17,10 @@ namespace fedmoe {
 namespace {
 
 constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 30;
+// Of a byte of the file. A JPEG's blocks of 64 pixels take at least a bit each; deflate makes at
+// most 1032 bytes of one, and a PNG's pixels take at least a bit each.
+constexpr std::uint64_t kMaxJpegPixels = 64 * 8;
+constexpr std::uint64_t kMaxPngPixels = 1032 * 8;
 constexpr std::string_view kJpegMagic = "\xff\xd8\xff";
 constexpr std::string_view kPngMagic = "\x89PNG\r\n\x1a\n";
 
@@ -26,6 +30,16 @@ Status CheckSides(std::uint64_t width, std::uint64_t height, const std::string& 
   }
   return InvalidArgument(fmt::format("{}: {}x{} pixels are outside 1 to {} a side", path, width,
                                      height, kMaxImageSide));
+}
+
+// Whether `size` bytes can hold as many pixels as their header says, where a byte holds at most
+// `most`: memory is taken for those alone.
+bool CanHold(std::size_t size, std::uint64_t width, std::uint64_t height, std::uint64_t most) {
+  return width * height <= most * size;
+}
+
+std::string CannotHold(std::size_t size, std::uint64_t width, std::uint64_t height) {
+  return fmt::format("{} bytes cannot hold {}x{} pixels", size, width, height);
 }
 
 // libjpeg reports an error by a function that must not return, so it jumps back to where a step
@@ -110,6 +124,10 @@ Result<Image> DecodeJpeg(std::span<const std::byte> bytes, int channels, const s
   }
   FEDMOE_RETURN_IF_ERROR(CheckSides(decoder.width(), decoder.height(), path));
   if (decoder.HasFourColours()) return InvalidArgument(path + ": a CMYK JPEG; convert it to RGB");
+  if (!CanHold(bytes.size(), decoder.width(), decoder.height(), kMaxJpegPixels)) {
+    return DataLoss(fmt::format("{}: damaged JPEG: {}", path,
+                                CannotHold(bytes.size(), decoder.width(), decoder.height())));
+  }
   Image image{.width = static_cast<int>(decoder.width()),
               .height = static_cast<int>(decoder.height()),
               .channels = channels,
@@ -135,6 +153,10 @@ Result<Image> DecodePng(std::span<const std::byte> bytes, int channels, const st
   };
   if (png_image_begin_read_from_memory(&png, bytes.data(), bytes.size()) == 0) return damaged();
   FEDMOE_RETURN_IF_ERROR(CheckSides(png.width, png.height, path));
+  if (!CanHold(bytes.size(), png.width, png.height, kMaxPngPixels)) {
+    return DataLoss(
+        fmt::format("{}: damaged PNG: {}", path, CannotHold(bytes.size(), png.width, png.height)));
+  }
   // Sixteen bits without a colour space are as eight bits are, not linear light.
   png.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;
   // With transparency in the output libpng does not mix in a background.

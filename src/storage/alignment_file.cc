@@ -34,8 +34,9 @@ Status SetClients(const ClientTable& table, const Place& place, AlignmentProblem
   const std::size_t experts = rows.front().size();
   std::vector<std::size_t> order(clients.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return clients[a] < clients[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return table.clients[a] < table.clients[b];
+  });
   problem.fitness.resize(static_cast<Eigen::Index>(rows.size()),
                          static_cast<Eigen::Index>(experts));
   for (std::size_t i = 0; i < order.size(); ++i) {

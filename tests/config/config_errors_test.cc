@@ -196,19 +196,34 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Yaml, CoordinatorErrorsTest,
-    ::testing::Values(Case{"Syntax", "fleet:\nrun: [1,\n",
-                           "x.yaml:3:1: not valid YAML: end of sequence flow not found"},
-                      Case{"Tab", "fleet:\nrun:\n\trounds: 3\n",
-                           "x.yaml:3:8: not valid YAML: illegal map value"},
-                      Case{"UnknownAlias", "name: *nobody\n",
-                           "x.yaml:1:7: not valid YAML: the referenced anchor is not defined"},
-                      Case{"TwoDocuments", "fleet:\n---\nfleet:\n",
-                           "x.yaml: one YAML document is expected (got 2)"},
-                      Case{"NotAMap", "- 1\n- 2\n", "x.yaml:1: must be a map of keys, as 'run:'"},
-                      Case{"EndlessAlias", "fleet: &a\n  data: *a\n",
-                           "x.yaml:2: more than 10000 keys, or keys nested more than 16 deep\n"
-                           "x.yaml:2: unknown key 'fleet.data.data' (did you mean 'fleet.data'?)"}),
+    ::testing::Values(
+        Case{"Syntax", "fleet:\nrun: [1,\n",
+             "x.yaml:3:1: not valid YAML: end of sequence flow not found"},
+        Case{"Tab", "fleet:\nrun:\n\trounds: 3\n", "x.yaml:3:8: not valid YAML: illegal map value"},
+        Case{"UnknownAlias", "name: *nobody\n",
+             "x.yaml:1:7: not valid YAML: the referenced anchor is not defined"},
+        Case{"TwoDocuments", "fleet:\n---\nfleet:\n",
+             "x.yaml: one YAML document is expected (got more than one)"},
+        // yaml-cpp finds documents without end in it.
+        Case{"CommaFirst", ", x", "x.yaml: one YAML document is expected (got more than one)"},
+        Case{"NotAMap", "- 1\n- 2\n", "x.yaml:1: must be a map of keys, as 'run:'"},
+        Case{"EndlessAlias", "fleet: &a\n  data: *a\n",
+             "x.yaml:2: more than 10000 keys, or keys nested more than 16 deep\n"
+             "x.yaml:2: unknown key 'fleet.data.data' (did you mean 'fleet.data'?)"}),
     NameOf);
+
+// A file of 1 MiB could otherwise unfold to gigabytes.
+TEST(ConfigErrorsTest, AliasesUnfoldToABoundedNumberOfValues) {
+  std::string list, keys;
+  for (int i = 0; i < 4000; ++i) list += "1,";
+  for (int i = 0; i < 2000; ++i) keys += "  k" + std::to_string(i) + ": *a\n";
+  EXPECT_EQ(
+      ClientErrors("name: a\ntraining: &a [" + list + "]\nmodel:\n" + keys),
+      "x.yaml:2: unknown key 'training' (training options come from the coordinator with each "
+      "task)\n"
+      "x.yaml:3: unknown key 'model' (it belongs to the coordinator's configuration)\n"
+      "x.yaml:5: more than 10000 values in lists");
+}
 
 TEST(ConfigErrorsTest, AllErrorsAreReportedAtOnceInFileOrderThenInOverrideOrder) {
   EXPECT_EQ(CoordinatorErrors("run:\n"

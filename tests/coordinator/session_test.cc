@@ -182,7 +182,7 @@ TEST_F(SessionTest, ACompletedRunSaysSo) {
   EXPECT_EQ(coordinator.core().Wait().status, "completed");
 }
 
-TEST_F(SessionTest, ATaskHasTwoUploadsUnderWayAtMost) {
+TEST_F(SessionTest, AClientHasTwoUploadsUnderWayAtMost) {
   StartRound();
   const UpdateHeader header{
       .task = honest.task.task, .client = "honest", .round = 1, .total_bytes = 128};
@@ -196,9 +196,10 @@ TEST_F(SessionTest, ATaskHasTwoUploadsUnderWayAtMost) {
   {
     const Result<UploadStart> second = begin();
     ASSERT_OK(second.status());
-    EXPECT_EQ(begin().status().ToString(),
-              "RESOURCE_EXHAUSTED: task " + std::to_string(header.task) +
-                  " has 2 uploads under way already; ask again when one has ended");
+    EXPECT_EQ(
+        begin().status().ToString(),
+        "RESOURCE_EXHAUSTED: client 'honest' has 2 uploads under way already; ask again when one "
+        "has ended");
   }
   // The place is free once the second has wholly ended, a moment after it was let go.
   Result<Verdict> verdict = honest.Submit(honest.Answer());

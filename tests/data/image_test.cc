@@ -125,6 +125,31 @@ TEST(DecodeImageTest, RefusesSidesOverTheLimitBeforeItAllocates) {
             InvalidArgument("a.img: 8x65280 pixels are outside 1 to 16384 a side"));
 }
 
+// Otherwise a file of a hundred bytes would take 800 MB.
+TEST(DecodeImageTest, RefusesMorePixelsThanItsBytesCanHoldBeforeItAllocates) {
+  std::string png = GreyPng(8, 2, 90);
+  png.replace(16, 8, Words({16384, 16384}));
+  const auto* const header = reinterpret_cast<const Bytef*>(png.data()) + 12;
+  png.replace(29, 4, Words({static_cast<std::uint32_t>(crc32(0, header, 17))}));
+  const std::string cannot_hold = " bytes cannot hold 16384x16384 pixels";
+  EXPECT_EQ(Decode(png, 1).status(),
+            DataLoss("a.img: damaged PNG: " + std::to_string(png.size()) + cannot_hold));
+  std::string jpeg = Jpeg(8, 8, 1, std::vector<std::uint8_t>(64, 0));
+  jpeg.replace(jpeg.find("\xff\xc0") + 5, 4, "\x40\x00\x40\x00", 4);
+  EXPECT_EQ(Decode(jpeg, 1).status(),
+            DataLoss("a.img: damaged JPEG: " + std::to_string(jpeg.size()) + cannot_hold));
+}
+
+TEST(DecodeImageTest, TakesAnImageOfOneColourHoweverFewItsBytes) {
+  const auto white = std::vector<std::uint8_t>(std::size_t{2048} * 2048, 255);
+  const auto png = Decode(GreyPng(2048, 2048, 255), 1);
+  ASSERT_TRUE(png.ok()) << png.status().ToString();
+  EXPECT_EQ(png->pixels, white);
+  const auto jpeg = Decode(Jpeg(2048, 2048, 1, white), 1);
+  ASSERT_TRUE(jpeg.ok()) << jpeg.status().ToString();
+  EXPECT_EQ(jpeg->pixels, white);
+}
+
 TEST(DecodeImageTest, NeverFailsOtherwiseThanByAStatus) {
   constexpr std::uint64_t kSeed = 11;
   CounterRng rng(kSeed);

@@ -73,7 +73,7 @@ class PackagesTest(unittest.TestCase):
 
     def test_sections_are_joined(self):
         self.installed("git")
-        self.ensure("fresh", "tsan")
+        self.ensure("fresh", "clang")
         self.assertEqual(self.calls()[1],
                          "apt-get install -y --no-install-recommends mmdebstrap clang libclang-rt-14-dev")
 
@@ -199,10 +199,13 @@ class UsageTest(unittest.TestCase):
         for arguments, message in (
                 (("build", "--fast"), "build: unknown option --fast; see --help\n"),
                 (("build", "--preset"), "build: --preset needs a value; see --help\n"),
-                (("build", "--preset", "fast"), "build: unknown preset fast; known: release, dev, asan, tsan\n"),
+                (("build", "--preset", "fast"), "build: unknown preset fast; known: release, dev, asan, tsan, fuzz\n"),
                 (("test", "all"), "test: unknown argument all; see --help\n"),
                 (("test", "--filter", ""), "test: --filter needs a value; see --help\n"),
-                (("check", "--preset", "x"), "check: unknown preset x; known: release, dev, asan, tsan\n"),
+                (("check", "--preset", "x"), "check: unknown preset x; known: release, dev, asan, tsan, fuzz\n"),
+                (("fuzz", "--minutes", "0"), "fuzz: --minutes must be a whole number of at least 1 (got 0)\n"),
+                (("fuzz", "nothing"), "fuzz: unknown target nothing; known: update_blocks, safetensors, manifest, "
+                                      "protocol_messages, yaml_config, dataset_headers, images\n"),
                 (("check_fresh", "--only", "x"), "check_fresh: --only takes quickstart, test or packages (got x)\n")):
             with self.subTest(arguments=arguments):
                 outcome = self.run_script(*arguments)
