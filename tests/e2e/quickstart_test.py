@@ -16,7 +16,7 @@ EXPERTS = 8
 CAPACITY = {f"client-{i:02}": i % 4 + 1 for i in range(8)}
 SUMMARY_KEYS = ["status", "detail", "rounds", "final_accuracy", "best_accuracy", "personalised_accuracy", "final_loss",
                 "load_cv", "bytes_down", "bytes_up", "wall_s", "coordinator_peak_rss_bytes", "model_digest"]
-REPORT_KEYS = ["round", "attempts", "seconds", "connected_trainers", "clients_per_round", "min_clients", "quorum", "sat_out", "clients", "accepted", "rejected", "cells", "train_loss", "load", "load_cv",
+REPORT_KEYS = ["round", "attempts", "seconds", "connected_trainers", "clients_per_round", "min_clients", "quorum", "sat_out", "clients", "accepted", "rejected", "cells", "reassigned", "train_loss", "load", "load_cv",
                "load_cv_floor", "cumulative_load_cv", "client_expert_information_nats", "consensus", "alignment", "global_accuracy",
                "global_accuracy_reason", "global_loss", "personalised_accuracy", "personalised_accuracy_reason",
                "personalised_loss", "bytes_down", "bytes_up", "model_digest"]

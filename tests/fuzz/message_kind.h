@@ -17,7 +17,8 @@ enum class MessageKind {
   kHeartbeatReply,
   kSubmitUpdateReply,
   kShardChunk,
+  kResumeUpdateRequest,
 };
-inline constexpr int kMessageKinds = 12;
+inline constexpr int kMessageKinds = 13;
 
 }  // namespace fedmoe

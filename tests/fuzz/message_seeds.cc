@@ -70,6 +70,10 @@ void AddRequests(MessageSeedList& seeds) {
   seeds.AddSpoiled<T>("return", MessageKind::kReturnTaskRequest,
                       ReturnToProto(SampleSession(), 7, "why"),
                       {[](T& m) { m.set_why(std::string(4097, 'x')); }});
+  using U = v1::ResumeUpdateRequest;
+  seeds.AddSpoiled<U>("resume", MessageKind::kResumeUpdateRequest,
+                      ResumeToProto(SampleSession(), 7, 1000),
+                      {[](U& m) { m.set_total_bytes(0); }});
 }
 
 void AddChunks(MessageSeedList& seeds) {

@@ -107,12 +107,14 @@ bool AreBounded(const Shards& shards) {
 void CheckHeader(const v1::UpdateHeader& message) {
   CheckMessage(
       message, kPlain,
-      [](const UpdateFromClient& plain) { return ToProto(plain.session, plain.header); },
+      [](const UpdateFromClient& plain) {
+        return ToProto(plain.session, plain.header, plain.offset);
+      },
       [](const UpdateFromClient& plain) {
         const TrainingFeedback& feedback = plain.header.feedback;
         return IsValidClientId(plain.session.client) && plain.header.total_bytes >= 1 &&
                plain.header.total_bytes <= kMaxUpdateBytesOnWire &&
-               feedback.tokens.size() <= kMaxExperts &&
+               plain.offset <= plain.header.total_bytes && feedback.tokens.size() <= kMaxExperts &&
                feedback.expert_loss.size() <= kMaxExperts &&
                feedback.expert_accuracy.size() <= kMaxExperts &&
                feedback.affinity.size() <= kMaxExperts;
@@ -122,7 +124,7 @@ void CheckHeader(const v1::UpdateHeader& message) {
 // Damage that a checksum must see; the checksum of the bytes as they are.
 void CheckData(const std::string& data, std::uint32_t crc32c) {
   const Status status = CheckChunk("update chunk", 0, data, crc32c);
-  const bool right = !data.empty() && data.size() <= kChunkBytes &&
+  const bool right = !data.empty() && data.size() <= kWireChunkBytes &&
                      Crc32c(AsBytes(std::string_view(data))) == crc32c;
   FUZZ_CHECK(status.ok() == right, status.ToString());
 }
@@ -164,8 +166,23 @@ void CheckRequest(MessageKind kind, const std::string& bytes) {
     case MessageKind::kFetchShardsRequest:
       return ParseAndCheck<v1::FetchShardsRequest>(
           bytes, kPlain,
-          [](const FetchFromClient& plain) { return FetchToProto(plain.session, plain.shards); },
-          [](const FetchFromClient& plain) { return AreBounded(plain.shards); });
+          [](const FetchFromClient& plain) {
+            return FetchToProto(plain.session, plain.shards, plain.first_offset);
+          },
+          [](const FetchFromClient& plain) {
+            return AreBounded(plain.shards) &&
+                   (plain.first_offset == 0 ||
+                    plain.first_offset < static_cast<std::uint64_t>(plain.shards.at(0).bytes));
+          });
+    case MessageKind::kResumeUpdateRequest:
+      return ParseAndCheck<v1::ResumeUpdateRequest>(
+          bytes, kPlain,
+          [](const ResumeFromClient& plain) {
+            return ResumeToProto(plain.session, plain.task, plain.total_bytes);
+          },
+          [](const ResumeFromClient& plain) {
+            return plain.total_bytes >= 1 && plain.total_bytes <= kMaxUpdateBytesOnWire;
+          });
     case MessageKind::kEvaluationResult:
       return ParseAndCheck<v1::EvaluationResult>(
           bytes, kPlain,
@@ -237,7 +254,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (kind == MessageKind::kUpdateChunk || kind == MessageKind::kShardChunk) {
     CheckChunkMessage(kind, bytes);
   } else if (kind < MessageKind::kUpdateChunk || kind == MessageKind::kEvaluationResult ||
-             kind == MessageKind::kReturnTaskRequest) {
+             kind == MessageKind::kReturnTaskRequest || kind == MessageKind::kResumeUpdateRequest) {
     CheckRequest(kind, bytes);
   } else {
     CheckReply(kind, bytes);
