@@ -215,8 +215,8 @@ class SmallFormsTest(EndToEndTest):
     def test_alignment_cifar10(self):
         images = self.folder / "images"
         unpack_images(images)
-        self.expect_all("alignment_cifar10", ["Dirichlet 0.1", "Dirichlet 0.8", "2 classes a client"], "--set",
-                        f"fleet.data.path={images}")
+        self.expect_all("alignment_cifar10", ["Dirichlet 0.1", "Dirichlet 0.3", "Dirichlet 0.8", "2 classes a client", "4 classes a client"],
+                        "--set", f"fleet.data.path={images}")
 
     @unittest.skipUnless(ARCHIVE.exists(), "the images of CIFAR-10 are not here")
     def test_flexmoe(self):
