@@ -14,13 +14,13 @@
 #include "common/logging.h"
 #include "common/signals.h"
 #include "common/version.h"
-#include "loadgen/fleet.h"
+#include "loadgen/thin_fleet.h"
 
 namespace fedmoe {
 namespace {
 
 struct Arguments {
-  FleetOptions fleet;
+  ThinFleetOptions fleet;
   double think_s = 0.0;
   double jitter_s = 0.0;
   double progress_s = 5.0;
@@ -41,7 +41,7 @@ Status AllowFiles(int connections) {
       connections, needed, limit.rlim_cur));
 }
 
-void TellProgress(const FleetTotals& totals, int clients, double seconds) {
+void TellProgress(const ThinFleetTotals& totals, int clients, double seconds) {
   fmt::print(stderr,
              "{:6.0f} s  {} of {} registered, {} tasks, {} updates accepted, {} rejected, {} calls "
              "made again, {} through\n",
@@ -49,7 +49,7 @@ void TellProgress(const FleetTotals& totals, int clients, double seconds) {
              totals.accepted, totals.rejected, totals.retries, totals.ended);
 }
 
-void PrintTotals(const FleetTotals& totals, double seconds) {
+void PrintTotals(const ThinFleetTotals& totals, double seconds) {
   nlohmann::ordered_json json;
   json["seconds"] = seconds;
   json["registered"] = totals.registered;
@@ -77,7 +77,7 @@ int Run(const Arguments& arguments) {
   // Before any other thread, so that all of them leave the signals to this one.
   std::mutex mutex;
   std::condition_variable change;
-  Fleet* running = nullptr;
+  ThinFleet* running = nullptr;
   bool stop = false;
   bool done = false;
   TerminationSignals signals([&](int) {
@@ -85,7 +85,7 @@ int Run(const Arguments& arguments) {
     stop = true;
     if (running != nullptr) running->Stop();
   });
-  Fleet fleet(arguments.fleet);
+  ThinFleet fleet(arguments.fleet);
   {
     const std::lock_guard lock(mutex);
     running = &fleet;
@@ -110,7 +110,7 @@ int Run(const Arguments& arguments) {
   }
   change.notify_all();
   progress.join();
-  const FleetTotals totals = fleet.totals();
+  const ThinFleetTotals totals = fleet.totals();
   if (!status.ok() || totals.failed > 0) {
     fmt::print(stderr, "fedmoe-loadgen: {}\n",
                status.ok() ? fmt::format("{} clients gave up, the first because of: {}",
@@ -124,7 +124,7 @@ int Run(const Arguments& arguments) {
 }
 
 void AddOptions(CLI::App& app, Arguments& arguments) {
-  FleetOptions& fleet = arguments.fleet;
+  ThinFleetOptions& fleet = arguments.fleet;
   Behaviour& behaviour = fleet.behaviour;
   const auto probability = CLI::Range(0.0, 1.0);
   app.add_option("--coordinator", fleet.coordinator, "HOST:PORT")->required();

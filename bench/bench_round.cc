@@ -21,7 +21,7 @@
 
 #include "bench/bare_transfer.h"
 #include "bench/child_process.h"
-#include "loadgen/fleet.h"
+#include "loadgen/thin_fleet.h"
 
 namespace fedmoe {
 namespace {
@@ -68,7 +68,7 @@ T Required(Result<T> result) {
 double Median(const std::vector<double>& values) { return Quantile(values, 0.5); }
 
 // When the first client got its task of each round.
-class RoundClock final : public FleetObserver {
+class RoundClock final : public ThinFleetObserver {
  public:
   void OnTask(const TaskAssignment& task) override {
     const std::lock_guard lock(mutex_);
@@ -142,7 +142,7 @@ class Bench {
     const std::uint64_t idle = coordinator.ResidentBytes();
     coordinator.ForgetPeak();
     RoundClock clock;
-    Fleet fleet({.coordinator = address, .clients = clients}, &clock);
+    ThinFleet fleet({.coordinator = address, .clients = clients}, &clock);
     // The peak is read while the program still lives, which it does for as long as it lingers.
     std::thread running([&] { Require(fleet.Run()); });
     std::uint64_t peak = 0;
@@ -153,7 +153,7 @@ class Bench {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
     running.join();
-    const FleetTotals totals = fleet.totals();
+    const ThinFleetTotals totals = fleet.totals();
     if (coordinator.Wait() != 0 || totals.failed > 0 || totals.rejected > 0) {
       Require(Internal(fmt::format("the run did not complete: {} (see {}/coordinator.log)",
                                    totals.first_error, options_.directory)));

@@ -232,13 +232,14 @@ class GrpcTransport final : public Transport {
   void CancelAll() override { calls_.Cancel(true); }
 
  private:
-  // What a fetch still lacks.
+  // How far a fetch has come: to byte `offset` of the shard at `next`.
   struct FetchProgress {
-    std::vector<ShardReference> left;
-    std::uint64_t first_offset = 0;  // in the first of them
-    std::uint64_t bytes = 0;         // that came
+    std::size_t next = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;  // in all
   };
-  Status FetchOnce(const SessionId& session, FetchProgress& progress, const ShardSink& sink);
+  Status FetchOnce(const SessionId& session, const std::vector<ShardReference>& shards,
+                   FetchProgress& progress, const ShardSink& sink);
   // `sent`: bytes that were given to the stream.
   Result<Verdict> SubmitOnce(const SessionId& session, const UpdateHeader& header,
                              const UpdateSource& encode, std::uint64_t offset, std::uint64_t& sent);
@@ -276,10 +277,10 @@ Status GrpcTransport::WaitToResume(int attempt) {
 Status GrpcTransport::FetchShards(const SessionId& session,
                                   const std::vector<ShardReference>& shards,
                                   const ShardSink& sink) {
-  FetchProgress progress{.left = shards};
+  FetchProgress progress;
   for (int attempt = 1;; ++attempt) {
     const std::uint64_t before = progress.bytes;
-    const Status status = FetchOnce(session, progress, sink);
+    const Status status = FetchOnce(session, shards, progress, sink);
     if (progress.bytes > before) attempt = 1;
     const bool cut = IsCut(status) && progress.bytes > 0;
     if (!cut || attempt > kResumeAttempts) return status;
@@ -287,41 +288,42 @@ Status GrpcTransport::FetchShards(const SessionId& session,
   }
 }
 
-Status GrpcTransport::FetchOnce(const SessionId& session, FetchProgress& progress,
-                                const ShardSink& sink) {
+Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<ShardReference>& shards,
+                                FetchProgress& progress, const ShardSink& sink) {
   Call call(calls_, CallKind::kWork, CallDeadline::kNone);
   const Transfer transfer(transfers_);
-  const std::vector<ShardReference> shards = progress.left;
+  const std::size_t first = progress.next;
+  const std::vector<ShardReference> left(shards.begin() + static_cast<std::ptrdiff_t>(first),
+                                         shards.end());
   const auto reader =
-      stub_->FetchShards(call.context(), FetchToProto(session, shards, progress.first_offset));
+      stub_->FetchShards(call.context(), FetchToProto(session, left, progress.offset));
   v1::ShardChunk chunk;
   Status stopped;
   while (stopped.ok() && reader->Read(&chunk)) {
-    if (chunk.index() < 0 || chunk.index() >= static_cast<int>(shards.size())) {
+    if (chunk.index() < 0 || chunk.index() >= static_cast<int>(left.size())) {
       stopped = InvalidArgument(
-          fmt::format("index must be 0 to {} (got {})", shards.size() - 1, chunk.index()));
+          fmt::format("index must be 0 to {} (got {})", left.size() - 1, chunk.index()));
       break;
     }
     const auto index = static_cast<std::size_t>(chunk.index());
-    const ShardReference& shard = shards[index];
+    const ShardReference& shard = left[index];
     stopped = CheckChunk(fmt::format("chunk of shard {}", shard.shard), chunk.offset(),
                          chunk.data(), chunk.crc32c());
     if (stopped.ok()) {
       stopped = sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
     }
     if (!stopped.ok()) break;
-    progress.bytes += chunk.data().size();
     const std::uint64_t end = chunk.offset() + chunk.data().size();
     const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);
-    const auto next = static_cast<std::ptrdiff_t>(index + (whole ? 1 : 0));
-    progress.left.assign(shards.begin() + next, shards.end());
-    progress.first_offset = whole ? 0 : end;
+    progress = {.next = first + index + (whole ? 1 : 0),
+                .offset = whole ? 0 : end,
+                .bytes = progress.bytes + chunk.data().size()};
   }
   if (!stopped.ok()) call.context()->TryCancel();
   const Status status = FromGrpc(reader->Finish());
   if (!stopped.ok()) return stopped;
-  // Cut between the last chunk and the status.
-  return progress.left.empty() ? Status::Ok() : status;
+  // It may be cut between the last chunk and the status.
+  return progress.next == shards.size() ? Status::Ok() : status;
 }
 
 Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const UpdateHeader& header,

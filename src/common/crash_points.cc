@@ -67,7 +67,7 @@ auto CrashPoints::Around(DiskOperation operation, const std::string& path, Call 
 // A file whose operations are counted.
 class CrashPoints::File final : public WritableFile {
  public:
-  File(CrashPoints& owner, std::unique_ptr<WritableFile> base, std::string path)
+  File(std::unique_ptr<WritableFile> base, CrashPoints& owner, std::string path)
       : owner_(owner), base_(std::move(base)), path_(std::move(path)) {}
 
   Status Append(std::span<const std::byte> bytes) override {
@@ -129,7 +129,7 @@ Result<std::unique_ptr<CrashPoints>> CrashPoints::FromEnvironment(FileSystem& ba
 }
 
 CrashPoints::CrashPoints(FileSystem& base, Options options)
-    : base_(base), options_(std::move(options)) {
+    : ForwardingFileSystem(base), options_(std::move(options)) {
   if (options_.trace.empty()) return;
   trace_ = ::open(options_.trace.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, kTraceMode);
 }
@@ -168,52 +168,36 @@ void CrashPoints::After(const DiskVerdict& verdict) {
 }
 
 Result<std::unique_ptr<WritableFile>> CrashPoints::Create(const std::string& path) {
-  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file,
-                          Around(DiskOperation::kCreate, path, [&] { return base_.Create(path); }));
-  return std::unique_ptr<WritableFile>(std::make_unique<File>(*this, std::move(file), path));
+  return Wrapped<File>(Around(DiskOperation::kCreate, path, [&] { return base().Create(path); }),
+                       *this, path);
 }
 
 Result<std::unique_ptr<WritableFile>> CrashPoints::OpenForAppend(const std::string& path) {
-  FEDMOE_ASSIGN_OR_RETURN(
-      std::unique_ptr<WritableFile> file,
-      Around(DiskOperation::kOpenForAppend, path, [&] { return base_.OpenForAppend(path); }));
-  return std::unique_ptr<WritableFile>(std::make_unique<File>(*this, std::move(file), path));
-}
-
-Result<std::unique_ptr<RandomAccessFile>> CrashPoints::Open(const std::string& path) {
-  return base_.Open(path);
+  return Wrapped<File>(
+      Around(DiskOperation::kOpenForAppend, path, [&] { return base().OpenForAppend(path); }),
+      *this, path);
 }
 
 Status CrashPoints::Rename(const std::string& from, const std::string& to) {
-  return Around(DiskOperation::kRename, from, [&] { return base_.Rename(from, to); });
+  return Around(DiskOperation::kRename, from, [&] { return base().Rename(from, to); });
 }
 
 Status CrashPoints::Remove(const std::string& path) {
-  return Around(DiskOperation::kRemove, path, [&] { return base_.Remove(path); });
+  return Around(DiskOperation::kRemove, path, [&] { return base().Remove(path); });
 }
 
 Status CrashPoints::CreateDirectories(const std::string& path) {
-  if (base_.Exists(path)) return base_.CreateDirectories(path);
+  if (base().Exists(path)) return base().CreateDirectories(path);
   return Around(DiskOperation::kCreateDirectories, path,
-                [&] { return base_.CreateDirectories(path); });
+                [&] { return base().CreateDirectories(path); });
 }
 
 Status CrashPoints::SyncDirectory(const std::string& path) {
-  return Around(DiskOperation::kSyncDirectory, path, [&] { return base_.SyncDirectory(path); });
-}
-
-Result<std::vector<std::string>> CrashPoints::List(const std::string& path) {
-  return base_.List(path);
-}
-
-bool CrashPoints::Exists(const std::string& path) { return base_.Exists(path); }
-
-Result<std::uint64_t> CrashPoints::FileSize(const std::string& path) {
-  return base_.FileSize(path);
+  return Around(DiskOperation::kSyncDirectory, path, [&] { return base().SyncDirectory(path); });
 }
 
 Result<std::unique_ptr<FileLock>> CrashPoints::Lock(const std::string& path) {
-  return Around(DiskOperation::kLock, path, [&] { return base_.Lock(path); });
+  return Around(DiskOperation::kLock, path, [&] { return base().Lock(path); });
 }
 
 }  // namespace fedmoe

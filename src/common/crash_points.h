@@ -14,10 +14,9 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "common/disk_hook.h"
-#include "common/file_system.h"
+#include "common/forwarding_file_system.h"
 
 namespace fedmoe {
 
@@ -26,7 +25,7 @@ inline constexpr char kCrashPointsVariable[] = "FEDMOE_CRASH_POINTS";
 // The file system `base`, with crashes. Also the hook that reports of other files, SQLite's, go to:
 // all are numbered together. Creating a directory that is there is no operation. Thread-safe; what
 // it opens must not outlive it.
-class CrashPoints final : public FileSystem, public DiskHook {
+class CrashPoints final : public ForwardingFileSystem, public DiskHook {
  public:
   enum class Phase { kBefore, kHalf, kAfter };
   struct Options {
@@ -51,14 +50,10 @@ class CrashPoints final : public FileSystem, public DiskHook {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
-  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status Remove(const std::string& path) override;
   Status CreateDirectories(const std::string& path) override;
   Status SyncDirectory(const std::string& path) override;
-  Result<std::vector<std::string>> List(const std::string& path) override;
-  bool Exists(const std::string& path) override;
-  Result<std::uint64_t> FileSize(const std::string& path) override;
   Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override;
 
  private:
@@ -68,7 +63,6 @@ class CrashPoints final : public FileSystem, public DiskHook {
   void Trace(const std::string& line) const;
   [[noreturn]] void Die() const;
 
-  FileSystem& base_;
   const Options options_;
   int trace_ = -1;
   std::mutex mutex_;

@@ -1,34 +1,22 @@
 #include "common/unsynced_file_system.h"
 
-#include <utility>
-
 namespace fedmoe {
 namespace {
 
-class UnsyncedFile final : public WritableFile {
+class UnsyncedFile final : public ForwardingFile {
  public:
-  explicit UnsyncedFile(std::unique_ptr<WritableFile> file) : file_(std::move(file)) {}
-  Status Append(std::span<const std::byte> bytes) override { return file_->Append(bytes); }
+  using ForwardingFile::ForwardingFile;
   Status Sync() override { return Status::Ok(); }
-  Status Close() override { return file_->Close(); }
-
- private:
-  std::unique_ptr<WritableFile> file_;
 };
-
-Result<std::unique_ptr<WritableFile>> Unsynced(Result<std::unique_ptr<WritableFile>> file) {
-  if (!file.ok()) return file;
-  return std::unique_ptr<WritableFile>(std::make_unique<UnsyncedFile>(std::move(*file)));
-}
 
 }  // namespace
 
 Result<std::unique_ptr<WritableFile>> UnsyncedFileSystem::Create(const std::string& path) {
-  return Unsynced(files_.Create(path));
+  return Wrapped<UnsyncedFile>(base().Create(path));
 }
 
 Result<std::unique_ptr<WritableFile>> UnsyncedFileSystem::OpenForAppend(const std::string& path) {
-  return Unsynced(files_.OpenForAppend(path));
+  return Wrapped<UnsyncedFile>(base().OpenForAppend(path));
 }
 
 }  // namespace fedmoe

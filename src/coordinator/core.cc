@@ -116,7 +116,8 @@ fedmoe::Status CoordinatorCore::MakeDurable() {
   // No later time comes for what is otherwise done beside the next round.
   house_->Wait();
   static_cast<void>(TakeHousekeeping());  // it is tried again
-  return Settle();
+  FEDMOE_RETURN_IF_ERROR(KeepHouseNow());
+  return TakeSnapshot();
 }
 
 void CoordinatorCore::Flush() {

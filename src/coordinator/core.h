@@ -232,8 +232,10 @@ class CoordinatorCore {
   // What came of the last one. Reports that could not be written wait for the next time; the error
   // is theirs.
   fedmoe::Status TakeHousekeeping();
-  // All of it here and now, and a snapshot. The run fails where the journal does.
-  fedmoe::Status Settle();
+  fedmoe::Status PutBack(std::vector<RoundReport> left, const fedmoe::Status& status);
+  // All that is due, here and now: while none is under way.
+  fedmoe::Status KeepHouseNow();
+  fedmoe::Status TakeSnapshot();
   void Conclude(RunStatus status, const std::string& detail);
   void AnswerVerdicts(TaskId task, const Verdict& verdict);
   std::string StatusJson() const;

@@ -125,8 +125,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
 // The last round is committed. A crash or a full disk may have come before all that tells of it was
 // written, or before the clients, who wait for the coordinator, knew.
 fedmoe::Status CoordinatorCore::ContinueTheEnd() {
-  HouseWork work = DueHouseWork();
-  FEDMOE_RETURN_IF_ERROR(work.Do());
+  FEDMOE_RETURN_IF_ERROR(KeepHouseNow());
   FEDMOE_ASSIGN_OR_RETURN(const std::optional<std::string> told, journal_->Fact(kToldFact));
   if (told != std::to_string(state_.version)) return fedmoe::Status::Ok();
   if (!SummarySaysCompleted()) Conclude(state_.status, state_.status_detail);

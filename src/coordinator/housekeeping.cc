@@ -63,26 +63,29 @@ void CoordinatorCore::KeepHouse() {
     const fedmoe::Status status = work.Do();
     house_->End(std::move(work.reports), status);
     Post([this] {
-      if (!TakeHousekeeping().ok()) return;
+      // The next portion may be under way already: nothing else may write reports beside it, and no
+      // snapshot forget what it has not written.
+      if (house_->busy() || !TakeHousekeeping().ok()) return;
       const bool due = commits_ >= kCommitsPerSnapshot || Now() - snapshot_ms_ >= kSnapshotMs;
-      if (snapshot_due_ && due && !Settle().ok()) return;
+      if (due) {
+        if (!KeepHouseNow().ok()) return;
+        if (const fedmoe::Status taken = TakeSnapshot(); !taken.ok()) return OnFatal(taken);
+      }
       KeepHouse();
     });
   });
 }
 
-// Here and now: all that is due, then the snapshot, which forgets the events that tell of it.
-fedmoe::Status CoordinatorCore::Settle() {
+fedmoe::Status CoordinatorCore::KeepHouseNow() {
   HouseWork work = DueHouseWork();
   const fedmoe::Status done = work.Do();
-  house_->End(std::move(work.reports), done);
-  FEDMOE_RETURN_IF_ERROR(TakeHousekeeping());
+  return PutBack(std::move(work.reports), done);
+}
+
+// After the reports of the events that it forgets.
+fedmoe::Status CoordinatorCore::TakeSnapshot() {
   if (!snapshot_due_) return fedmoe::Status::Ok();
-  const fedmoe::Status taken = journal_->Snapshot(state_).WithContext("journal");
-  if (!taken.ok()) {
-    OnFatal(taken);
-    return taken;
-  }
+  FEDMOE_RETURN_IF_ERROR(journal_->Snapshot(state_).WithContext("journal"));
   journal_dirty_ = false;
   snapshot_due_ = false;
   commits_ = 0;
@@ -90,10 +93,15 @@ fedmoe::Status CoordinatorCore::Settle() {
   return fedmoe::Status::Ok();
 }
 
-// Reports that could not be written come before those that were made since.
 fedmoe::Status CoordinatorCore::TakeHousekeeping() {
   std::vector<RoundReport> left;
   const fedmoe::Status status = house_->Take(left);
+  return PutBack(std::move(left), status);
+}
+
+// Reports that could not be written come before those that were made since.
+fedmoe::Status CoordinatorCore::PutBack(std::vector<RoundReport> left,
+                                        const fedmoe::Status& status) {
   reports_.insert(reports_.begin(), std::make_move_iterator(left.begin()),
                   std::make_move_iterator(left.end()));
   if (!status.ok()) clean_up_due_ = true;

@@ -26,6 +26,7 @@ using Clock = std::chrono::steady_clock;
 constexpr Milliseconds kRetryInitialMs = 100;
 constexpr Milliseconds kRetryMaxMs = 5'000;
 constexpr std::chrono::seconds kUnaryDeadline{60};
+constexpr int kResends = 3;
 
 double Since(Clock::time_point begin) { return Seconds(Clock::now() - begin).count(); }
 
@@ -174,7 +175,7 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
     const bool cut = cut_;
     delete this;
     if (cut && !client.stopping()) return client.Send();
-    if (!verdict.ok()) return client.Recover(verdict.status());
+    if (!verdict.ok()) return client.SendAgain(verdict.status());
     client.observer_.OnVerdict(client.task_, *verdict, sent, seconds);
     client.backoff_.Reset();
     client.Poll();
@@ -192,7 +193,7 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
 };
 
 ThinClient::ThinClient(std::string name, v1::Coordinator::Stub& stub, const Behaviour& behaviour,
-                       SharedTemplate& shared, FleetObserver& observer)
+                       SharedTemplate& shared, ThinFleetObserver& observer)
     : name_(std::move(name)),
       stub_(stub),
       behaviour_(behaviour),
@@ -254,75 +255,78 @@ void ThinClient::Recover(const Status& status) {
   After(backoff_.Next(), [this] { Register(); });
 }
 
-void ThinClient::Register() {
-  struct Registration {
-    explicit Registration(ThinClient& client) : call(client) {}
+template <typename Request, typename Reply, typename Next>
+void ThinClient::Ask(UnaryMethod<Request, Reply> method, Request request, Deadline deadline,
+                     Next next) {
+  struct Asked {
+    Asked(ThinClient& client, Request request) : call(client), request(std::move(request)) {}
     Call call;
-    v1::RegisterRequest request;
-    v1::RegisterReply reply;
+    const Request request;
+    Reply reply;
   };
-  const auto step = std::make_shared<Registration>(*this);
-  step->request = ToProto(RegisterRequest{
+  const auto asked = std::make_shared<Asked>(*this, std::move(request));
+  if (deadline == Deadline::kSoon) {
+    asked->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
+  }
+  (stub_.async()->*method)(&asked->call.context, &asked->request, &asked->reply,
+                           [this, asked, next = std::move(next)](const grpc::Status& status) {
+                             asked->call.Done();
+                             if (!status.ok()) return Recover(FromGrpc(status));
+                             next(asked->reply);
+                           });
+}
+
+void ThinClient::Register() {
+  const RegisterRequest request{
       .client = name_,
       .instance = "thin-" + name_.substr(0, 50),
       .protocol_min = kProtocolMin,
       .protocol_max = kProtocolMax,
-      .profile = {.examples = behaviour_.examples, .max_experts = behaviour_.max_experts}});
-  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
-  stub_.async()->Register(&step->call.context, &step->request, &step->reply,
-                          [this, step](const grpc::Status& status) {
-                            step->call.Done();
-                            if (!status.ok()) return Recover(FromGrpc(status));
-                            Result<RegisterReply> run = FromProto(step->reply);
-                            if (!run.ok()) return End(run.status());
-                            run_ = std::move(run).value();
-                            Result<const UpdateTemplate*> made = shared_.Get(run_);
-                            if (!made.ok()) return End(made.status());
-                            template_ = *made;
-                            if (affinity_.empty())
-                              affinity_ = RandomAffinity(template_->spec(), random_);
-                            session_ = {name_, run_.session};
-                            observer_.OnRegistered();
-                            Poll();
-                          });
+      .profile = {.examples = behaviour_.examples, .max_experts = behaviour_.max_experts}};
+  Ask(&Methods::Register, ToProto(request), Deadline::kSoon,
+      [this](const v1::RegisterReply& reply) {
+        Result<RegisterReply> run = FromProto(reply);
+        if (!run.ok()) return End(run.status());
+        run_ = std::move(run).value();
+        Result<const UpdateTemplate*> made = shared_.Get(run_);
+        if (!made.ok()) return End(made.status());
+        template_ = *made;
+        if (affinity_.empty()) affinity_ = RandomAffinity(template_->spec(), random_);
+        session_ = {name_, run_.session};
+        observer_.OnRegistered();
+        Poll();
+      });
 }
 
 void ThinClient::Poll() {
   if (stopping()) return End(Cancelled("stopped"));
-  struct Polling {
-    explicit Polling(ThinClient& client) : call(client) {}
-    Call call;
-    v1::NextTaskRequest request;
-    v1::NextTaskReply reply;
-  };
-  const auto step = std::make_shared<Polling>(*this);
-  *step->request.mutable_session() = ToProto(session_);
-  stub_.async()->NextTask(&step->call.context, &step->request, &step->reply,
-                          [this, step](const grpc::Status& status) {
-                            step->call.Done();
-                            if (!status.ok()) return Recover(FromGrpc(status));
-                            Result<NextTaskReply> next = FromProto(step->reply, name_);
-                            if (!next.ok()) return End(next.status());
-                            backoff_.Reset();
-                            switch (next->kind) {
-                              case NextTaskReply::Kind::kTask:
-                                return Take(std::move(next->task));
-                              case NextTaskReply::Kind::kNothingYet:
-                                return Poll();
-                              case NextTaskReply::Kind::kRunOver:
-                                return End(Status::Ok());
-                            }
-                          });
+  v1::NextTaskRequest request;
+  *request.mutable_session() = ToProto(session_);
+  Ask(&Methods::NextTask, std::move(request), Deadline::kNone,
+      [this](const v1::NextTaskReply& reply) {
+        Result<NextTaskReply> next = FromProto(reply, name_);
+        if (!next.ok()) return End(next.status());
+        backoff_.Reset();
+        switch (next->kind) {
+          case NextTaskReply::Kind::kTask:
+            return Take(std::move(next->task));
+          case NextTaskReply::Kind::kNothingYet:
+            return Poll();
+          case NextTaskReply::Kind::kRunOver:
+            return End(Status::Ok());
+        }
+      });
 }
 
 void ThinClient::Take(TaskAssignment task) {
   task_ = std::move(task);
   cut_ = false;
+  resends_ = 0;
   observer_.OnTask(task_);
   if (task_.kind == TaskKind::kEvaluate) return Evaluate();
   if (Draw(behaviour_.returns)) return ReturnTask();
   if (Draw(behaviour_.vanishes)) {
-    return After(kRetryMaxMs, [this] { Register(); });
+    return After(behaviour_.away_ms, [this] { Register(); });
   }
   cut_ = Draw(behaviour_.cuts);
   FetchShards();
@@ -352,23 +356,20 @@ void ThinClient::Beat(Milliseconds left_ms) {
   const Milliseconds interval = std::max<Milliseconds>(1, run_.heartbeat_interval_ms);
   if (left_ms <= interval) return After(left_ms, [this] { Send(); });
   After(interval, [this, left_ms, interval] {
-    struct Beating {
-      explicit Beating(ThinClient& client) : call(client) {}
-      Call call;
-      v1::HeartbeatRequest request;
-      v1::HeartbeatReply reply;
-    };
-    const auto step = std::make_shared<Beating>(*this);
-    step->request = HeartbeatToProto(session_, task_.task, 0.5);
-    step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
-    stub_.async()->Heartbeat(&step->call.context, &step->request, &step->reply,
-                             [this, step, left_ms, interval](const grpc::Status& status) {
-                               step->call.Done();
-                               if (!status.ok()) return Recover(FromGrpc(status));
-                               if (step->reply.cancel()) return Poll();
-                               Beat(left_ms - interval);
-                             });
+    Ask(&Methods::Heartbeat, HeartbeatToProto(session_, task_.task, 0.5), Deadline::kSoon,
+        [this, left_ms, interval](const v1::HeartbeatReply& reply) {
+          if (reply.cancel()) return Poll();
+          Beat(left_ms - interval);
+        });
   });
+}
+
+// The coordinator may be at the last one still, or restarting: as the real client, a few times.
+void ThinClient::SendAgain(const Status& status) {
+  const bool passes = status.code() == StatusCode::kUnavailable;
+  if (!passes || stopping() || ++resends_ > kResends) return Recover(status);
+  observer_.OnRetry(status);
+  After(backoff_.Next(), [this] { Send(); });
 }
 
 void ThinClient::Send() {
@@ -376,40 +377,17 @@ void ThinClient::Send() {
 }
 
 void ThinClient::Evaluate() {
-  struct Evaluation {
-    explicit Evaluation(ThinClient& client) : call(client) {}
-    Call call;
-    v1::EvaluationResult request;
-    v1::Empty reply;
-  };
-  const auto step = std::make_shared<Evaluation>(*this);
-  step->request = ToProto(session_, EvaluationResult{.task = task_.task,
-                                                     .correct = random_.NextUniform() * 100.0,
-                                                     .loss = 100.0,
-                                                     .examples = 100.0});
-  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
-  stub_.async()->SubmitEvaluation(&step->call.context, &step->request, &step->reply,
-                                  [this, step](const grpc::Status& status) {
-                                    step->call.Done();
-                                    status.ok() ? Poll() : Recover(FromGrpc(status));
-                                  });
+  const EvaluationResult result{.task = task_.task,
+                                .correct = random_.NextUniform() * 100.0,
+                                .loss = 100.0,
+                                .examples = 100.0};
+  Ask(&Methods::SubmitEvaluation, ToProto(session_, result), Deadline::kSoon,
+      [this](const v1::Empty&) { Poll(); });
 }
 
 void ThinClient::ReturnTask() {
-  struct Return {
-    explicit Return(ThinClient& client) : call(client) {}
-    Call call;
-    v1::ReturnTaskRequest request;
-    v1::Empty reply;
-  };
-  const auto step = std::make_shared<Return>(*this);
-  step->request = ReturnToProto(session_, task_.task, "as the load generator was told");
-  step->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
-  stub_.async()->ReturnTask(&step->call.context, &step->request, &step->reply,
-                            [this, step](const grpc::Status& status) {
-                              step->call.Done();
-                              status.ok() ? Poll() : Recover(FromGrpc(status));
-                            });
+  Ask(&Methods::ReturnTask, ReturnToProto(session_, task_.task, "as the load generator was told"),
+      Deadline::kSoon, [this](const v1::Empty&) { Poll(); });
 }
 
 }  // namespace fedmoe

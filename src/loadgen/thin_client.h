@@ -22,20 +22,21 @@ namespace fedmoe {
 
 // How the clients of a fleet behave. Probabilities are for each training task.
 struct Behaviour {
-  Milliseconds think_ms = 0;   // between shards and update
-  Milliseconds jitter_ms = 0;  // added to it: uniform, from the seed
-  double returns = 0.0;        // gives the task back
-  double cuts = 0.0;           // breaks the upload off half-way, once; then sends it again
-  double vanishes = 0.0;       // says nothing more of the task and opens a new session
+  Milliseconds think_ms = 0;     // between shards and update
+  Milliseconds jitter_ms = 0;    // added to it: uniform, from the seed
+  double returns = 0.0;          // gives the task back
+  double cuts = 0.0;             // breaks the upload off half-way, once; then sends it again
+  double vanishes = 0.0;         // says nothing more of the task, and opens a new session ...
+  Milliseconds away_ms = 5'000;  // ... after so long
   std::int64_t examples = 100;
   int max_experts = 0;  // 0: no limit
   std::uint64_t seed = 1;
 };
 
 // What the clients tell as it happens, on gRPC's threads; thread-safe, must not block.
-class FleetObserver {
+class ThinFleetObserver {
  public:
-  virtual ~FleetObserver() = default;
+  virtual ~ThinFleetObserver() = default;
   virtual void OnRegistered() {}
   virtual void OnTask(const TaskAssignment&) {}
   virtual void OnShards(std::uint64_t bytes, double seconds) {
@@ -69,7 +70,7 @@ class ThinClient {
  public:
   // All outlive the client.
   ThinClient(std::string name, v1::Coordinator::Stub& stub, const Behaviour& behaviour,
-             SharedTemplate& shared, FleetObserver& observer);
+             SharedTemplate& shared, ThinFleetObserver& observer);
   ~ThinClient();
   void Start();
   // Ends the client at its next step and what it waits for now.
@@ -79,8 +80,15 @@ class ThinClient {
   class Call;
   class Fetch;
   class Submit;
-  class Wait;
+  using Methods = v1::Coordinator::StubInterface::async_interface;
+  template <typename Request, typename Reply>
+  using UnaryMethod = void (Methods::*)(grpc::ClientContext*, const Request*, Reply*,
+                                        std::function<void(grpc::Status)>);
+  enum class Deadline { kSoon, kNone };
 
+  // Calls `method`, and next(reply) when it has gone well; Recover() else.
+  template <typename Request, typename Reply, typename Next>
+  void Ask(UnaryMethod<Request, Reply> method, Request request, Deadline deadline, Next next);
   void Register();
   void Poll();
   void Take(TaskAssignment task);
@@ -88,6 +96,7 @@ class ThinClient {
   void Think();
   void Beat(Milliseconds left_ms);
   void Send();
+  void SendAgain(const Status& status);
   void Evaluate();
   void ReturnTask();
   // Of any call but OK: another try, another session, or the end.
@@ -101,7 +110,7 @@ class ThinClient {
   v1::Coordinator::Stub& stub_;
   const Behaviour& behaviour_;
   SharedTemplate& shared_;
-  FleetObserver& observer_;
+  ThinFleetObserver& observer_;
 
   CounterRng random_;
   Backoff backoff_;
@@ -110,6 +119,7 @@ class ThinClient {
   RegisterReply run_;
   const UpdateTemplate* template_ = nullptr;
   TaskAssignment task_;
+  int resends_ = 0;           // of the task's update
   std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
   bool cut_ = false;          // the task's upload was broken off on purpose
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sqlite3.h>
 
+#include "common/forwarding_file_system.h"
 #include "tests/coordinator/raw_client.h"
 #include "tests/coordinator/undisturbed.h"
 #include "tests/support/fault_file_system.h"
@@ -69,47 +70,28 @@ TEST(RecoveryTest, Law7ADiskThatDiesAtAnyOperationLosesNothing) {
 }
 
 // The real file system, but for one kind of file that there is no space for.
-class NoSpaceFor final : public FileSystem {
+class NoSpaceFor final : public ForwardingFileSystem {
  public:
-  explicit NoSpaceFor(std::string part) : part_(std::move(part)) {}
+  explicit NoSpaceFor(std::string part)
+      : ForwardingFileSystem(PosixFileSystem()), part_(std::move(part)) {}
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override {
-    if (full && path.find(part_) != std::string::npos) {
-      ++refused;
-      return ResourceExhausted("create " + path + ": No space left on device");
-    }
-    return base_.Create(path);
+    if (Refuses(path)) return ResourceExhausted("create " + path + ": No space left on device");
+    return base().Create(path);
   }
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
-    if (full && path.find(part_) != std::string::npos) {
-      ++refused;
-      return ResourceExhausted("append to " + path + ": No space left on device");
-    }
-    return base_.OpenForAppend(path);
-  }
-  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
-    return base_.Open(path);
-  }
-  Status Rename(const std::string& from, const std::string& to) override {
-    return base_.Rename(from, to);
-  }
-  Status Remove(const std::string& path) override { return base_.Remove(path); }
-  Status CreateDirectories(const std::string& path) override {
-    return base_.CreateDirectories(path);
-  }
-  Status SyncDirectory(const std::string& path) override { return base_.SyncDirectory(path); }
-  Result<std::vector<std::string>> List(const std::string& path) override {
-    return base_.List(path);
-  }
-  bool Exists(const std::string& path) override { return base_.Exists(path); }
-  Result<std::uint64_t> FileSize(const std::string& path) override { return base_.FileSize(path); }
-  Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override {
-    return base_.Lock(path);
+    if (Refuses(path)) return ResourceExhausted("append to " + path + ": No space left on device");
+    return base().OpenForAppend(path);
   }
   std::atomic<bool> full = true;
   std::atomic<int> refused = 0;
 
  private:
-  FileSystem& base_ = PosixFileSystem();
+  bool Refuses(const std::string& path) {
+    if (!full || path.find(part_) == std::string::npos) return false;
+    ++refused;
+    return true;
+  }
+
   const std::string part_;
 };
 

@@ -7,6 +7,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "common/forwarding_file_system.h"
+#include "common/unsynced_file_system.h"
 #include "tests/coordinator/fleet.h"
 
 namespace fedmoe {
@@ -72,6 +74,55 @@ INSTANTIATE_TEST_SUITE_P(All, RuleTest,
                          ::testing::Values(AggregationRule::kMean, AggregationRule::kMedian,
                                            AggregationRule::kTrimmedMean, AggregationRule::kKrum,
                                            AggregationRule::kMultiKrum, AggregationRule::kClip));
+
+// The real file system, whose reports take their time; counts those that are written beside
+// another.
+class SlowReports final : public ForwardingFileSystem {
+ public:
+  explicit SlowReports(FileSystem& base) : ForwardingFileSystem(base) {}
+  Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
+    if (path.find("rounds.jsonl") == std::string::npos) return base().OpenForAppend(path);
+    return Wrapped<File>(base().OpenForAppend(path), *this);
+  }
+  int NextDelayUs() { return (delay_us_ += 997) % 5000; }
+  std::atomic<int> writers = 0;
+  std::atomic<int> beside_another = 0;
+
+ private:
+  class File final : public ForwardingFile {
+   public:
+    File(std::unique_ptr<WritableFile> base, SlowReports& owner)
+        : ForwardingFile(std::move(base)), owner_(owner) {}
+    Status Append(std::span<const std::byte> bytes) override {
+      if (owner_.writers.fetch_add(1) > 0) ++owner_.beside_another;
+      std::this_thread::sleep_for(std::chrono::microseconds(owner_.NextDelayUs()));
+      const Status status = ForwardingFile::Append(bytes);
+      --owner_.writers;
+      return status;
+    }
+
+   private:
+    SlowReports& owner_;
+  };
+
+  std::atomic<int> delay_us_ = 0;
+};
+
+TEST(RunTest, ReportsAreWrittenOneByOneHoweverFastTheRounds) {
+  CoreOptions options = FleetOptions();
+  options.run.rounds = 80;
+  options.run.participation.min_clients = 1;
+  UnsyncedFileSystem disk(PosixFileSystem());
+  SlowReports files(disk);
+  Fleet fleet(options, 1, files);
+  EXPECT_EQ(fleet.RunToEnd().status, "completed");
+  EXPECT_EQ(files.beside_another, 0);
+  const std::vector<nlohmann::json> reports = Reports(fleet);
+  ASSERT_EQ(reports.size(), 80u);
+  for (std::size_t index = 0; index < reports.size(); ++index) {
+    EXPECT_EQ(reports[index]["round"], index + 1);
+  }
+}
 
 TEST(RunTest, MoreClientsThanAreOpenAtOnceGiveTheSameModel) {
   CoreOptions options = FleetOptions();

@@ -167,7 +167,8 @@ int Main(int count, char** arguments) {
     return 2;
   }
   const std::string name = std::filesystem::path(arguments[0]).filename();
-  finding_path = name + ".finding";
+  // Beside the program, wherever it is run: in the build's folder.
+  finding_path = std::string(arguments[0]) + ".finding";
   for (const int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
     std::signal(signal, KeepInputAndDie);
   }

@@ -7,7 +7,7 @@ namespace fedmoe {
 
 class FaultFileSystem::FaultWritableFile final : public WritableFile {
  public:
-  FaultWritableFile(FaultFileSystem& owner, std::unique_ptr<WritableFile> base, std::string path)
+  FaultWritableFile(std::unique_ptr<WritableFile> base, FaultFileSystem& owner, std::string path)
       : owner_(owner), base_(std::move(base)), path_(std::move(path)) {}
 
   Status Append(std::span<const std::byte> bytes) override {
@@ -110,38 +110,27 @@ std::int64_t FaultFileSystem::faults() const {
   return faults_;
 }
 
-Result<std::unique_ptr<WritableFile>> FaultFileSystem::Wrap(
-    Result<std::unique_ptr<WritableFile>> file, const std::string& path) {
-  if (!file.ok()) return file.status();
-  return std::unique_ptr<WritableFile>(
-      std::make_unique<FaultWritableFile>(*this, std::move(file).value(), path));
-}
-
 Result<std::unique_ptr<WritableFile>> FaultFileSystem::Create(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "create", path).status);
-  return Wrap(base_.Create(path), path);
+  return Wrapped<FaultWritableFile>(base().Create(path), *this, path);
 }
 
 Result<std::unique_ptr<WritableFile>> FaultFileSystem::OpenForAppend(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "append", path).status);
-  return Wrap(base_.OpenForAppend(path), path);
-}
-
-Result<std::unique_ptr<RandomAccessFile>> FaultFileSystem::Open(const std::string& path) {
-  return base_.Open(path);
+  return Wrapped<FaultWritableFile>(base().OpenForAppend(path), *this, path);
 }
 
 Status FaultFileSystem::TearRename(const std::string& from, const std::string& to) {
   FEDMOE_ASSIGN_OR_RETURN(const std::string content,
-                          ReadFile(base_, from, std::numeric_limits<std::int64_t>::max()));
-  FEDMOE_RETURN_IF_ERROR(base_.Rename(from, to));
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, base_.Create(to));
+                          ReadFile(base(), from, std::numeric_limits<std::int64_t>::max()));
+  FEDMOE_RETURN_IF_ERROR(base().Rename(from, to));
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, base().Create(to));
   return file->Append(AsBytes(std::string_view(content).substr(0, content.size() / 2)));
 }
 
 Status FaultFileSystem::Rename(const std::string& from, const std::string& to) {
   const Decision decision = Count(Operation::kRename, "rename", from);
-  if (decision.status.ok()) return base_.Rename(from, to);
+  if (decision.status.ok()) return base().Rename(from, to);
   if (decision.fault == Fault::kTornRename || decision.fault == Fault::kWorst)
     FEDMOE_RETURN_IF_ERROR(TearRename(from, to));
   return decision.status;
@@ -149,31 +138,17 @@ Status FaultFileSystem::Rename(const std::string& from, const std::string& to) {
 
 Status FaultFileSystem::Remove(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kRemove, "remove", path).status);
-  return base_.Remove(path);
+  return base().Remove(path);
 }
 
 Status FaultFileSystem::CreateDirectories(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "create directory", path).status);
-  return base_.CreateDirectories(path);
+  return base().CreateDirectories(path);
 }
 
 Status FaultFileSystem::SyncDirectory(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kSync, "sync directory", path).status);
-  return base_.SyncDirectory(path);
-}
-
-Result<std::vector<std::string>> FaultFileSystem::List(const std::string& path) {
-  return base_.List(path);
-}
-
-bool FaultFileSystem::Exists(const std::string& path) { return base_.Exists(path); }
-
-Result<std::uint64_t> FaultFileSystem::FileSize(const std::string& path) {
-  return base_.FileSize(path);
-}
-
-Result<std::unique_ptr<FileLock>> FaultFileSystem::Lock(const std::string& path) {
-  return base_.Lock(path);
+  return base().SyncDirectory(path);
 }
 
 }  // namespace fedmoe

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "common/disk_hook.h"
-#include "common/file_system.h"
+#include "common/forwarding_file_system.h"
 
 namespace fedmoe {
 
@@ -25,7 +25,7 @@ namespace fedmoe {
 // through.
 // As a DiskHook it numbers and fails the operations of files that do not go through the seam,
 // SQLite's, together with its own.
-class FaultFileSystem final : public FileSystem, public DiskHook {
+class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
  public:
   // What goes wrong. A fault leaves the operations that it cannot hit alone: they succeed, also at
   // its index.
@@ -39,7 +39,7 @@ class FaultFileSystem final : public FileSystem, public DiskHook {
   };
 
   // `base` does the work; it must outlive this object.
-  explicit FaultFileSystem(FileSystem& base) : base_(base) {}
+  explicit FaultFileSystem(FileSystem& base) : ForwardingFileSystem(base) {}
 
   // The operation with this index fails. Replaces an earlier fault, as FailFrom does.
   void FailAt(std::int64_t index, Fault fault);
@@ -57,15 +57,10 @@ class FaultFileSystem final : public FileSystem, public DiskHook {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
-  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status Remove(const std::string& path) override;
   Status CreateDirectories(const std::string& path) override;
   Status SyncDirectory(const std::string& path) override;
-  Result<std::vector<std::string>> List(const std::string& path) override;
-  bool Exists(const std::string& path) override;
-  Result<std::uint64_t> FileSize(const std::string& path) override;
-  Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override;
 
  private:
   class FaultWritableFile;
@@ -79,11 +74,8 @@ class FaultFileSystem final : public FileSystem, public DiskHook {
     Status status;
   };
   Decision Count(Operation operation, const std::string& name, const std::string& path);
-  Result<std::unique_ptr<WritableFile>> Wrap(Result<std::unique_ptr<WritableFile>> file,
-                                             const std::string& path);
   Status TearRename(const std::string& from, const std::string& to);
 
-  FileSystem& base_;
   mutable std::mutex mutex_;
   std::int64_t operations_ = 0;
   std::int64_t faults_ = 0;

@@ -11,7 +11,7 @@
 
 namespace fedmoe {
 
-struct FleetOptions {
+struct ThinFleetOptions {
   std::string coordinator;  // HOST:PORT
   ClientTlsOptions tls;
   int clients = 1;
@@ -22,7 +22,7 @@ struct FleetOptions {
 };
 
 // Running totals. Seconds are sorted on reading.
-struct FleetTotals {
+struct ThinFleetTotals {
   std::int64_t registered = 0;  // sessions opened
   std::int64_t tasks = 0;
   std::int64_t accepted = 0;
@@ -38,23 +38,23 @@ struct FleetTotals {
 };
 
 // Run() once; the rest is thread-safe.
-class Fleet {
+class ThinFleet {
  public:
   // `also` is told everything, too; may be null; outlives the fleet.
-  explicit Fleet(FleetOptions options, FleetObserver* also = nullptr);
-  ~Fleet();
+  explicit ThinFleet(ThinFleetOptions options, ThinFleetObserver* also = nullptr);
+  ~ThinFleet();
 
   // Starts the clients and blocks until all are through. FAILED_PRECONDITION for bad credentials.
   Status Run();
   void Stop();
-  FleetTotals totals() const;
+  ThinFleetTotals totals() const;
 
  private:
   class Counter;
   Status Connect();
   bool WaitForStop(Milliseconds timeout_ms);
 
-  const FleetOptions options_;
+  const ThinFleetOptions options_;
   SharedTemplate shared_;
   std::unique_ptr<Counter> counter_;
   std::vector<std::unique_ptr<v1::Coordinator::Stub>> stubs_;

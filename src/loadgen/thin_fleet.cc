@@ -1,4 +1,4 @@
-#include "loadgen/fleet.h"
+#include "loadgen/thin_fleet.h"
 
 #include <algorithm>
 #include <chrono>
@@ -22,20 +22,20 @@ double Quantile(std::vector<double> values, double q) {
   return values[below] + (at - std::floor(at)) * (values[above] - values[below]);
 }
 
-class Fleet::Counter final : public FleetObserver {
+class ThinFleet::Counter final : public ThinFleetObserver {
  public:
-  Counter(std::int64_t clients, FleetObserver* also) : clients_(clients), also_(also) {}
+  Counter(std::int64_t clients, ThinFleetObserver* also) : clients_(clients), also_(also) {}
 
   void OnRegistered() override {
-    Count([](FleetTotals& totals) { ++totals.registered; });
+    Count([](ThinFleetTotals& totals) { ++totals.registered; });
     if (also_ != nullptr) also_->OnRegistered();
   }
   void OnTask(const TaskAssignment& task) override {
-    Count([](FleetTotals& totals) { ++totals.tasks; });
+    Count([](ThinFleetTotals& totals) { ++totals.tasks; });
     if (also_ != nullptr) also_->OnTask(task);
   }
   void OnShards(std::uint64_t bytes, double seconds) override {
-    Count([&](FleetTotals& totals) {
+    Count([&](ThinFleetTotals& totals) {
       totals.bytes_down += bytes;
       totals.fetch_s.push_back(seconds);
     });
@@ -43,7 +43,7 @@ class Fleet::Counter final : public FleetObserver {
   }
   void OnVerdict(const TaskAssignment& task, const Verdict& verdict, std::uint64_t bytes,
                  double seconds) override {
-    Count([&](FleetTotals& totals) {
+    Count([&](ThinFleetTotals& totals) {
       ++(verdict.accepted() ? totals.accepted : totals.rejected);
       totals.bytes_up += bytes;
       totals.submit_s.push_back(seconds);
@@ -51,7 +51,7 @@ class Fleet::Counter final : public FleetObserver {
     if (also_ != nullptr) also_->OnVerdict(task, verdict, bytes, seconds);
   }
   void OnRetry(const Status& status) override {
-    Count([](FleetTotals& totals) { ++totals.retries; });
+    Count([](ThinFleetTotals& totals) { ++totals.retries; });
     if (also_ != nullptr) also_->OnRetry(status);
   }
   void OnEnd(const Status& status) override {
@@ -69,7 +69,7 @@ class Fleet::Counter final : public FleetObserver {
     std::unique_lock lock(mutex_);
     all_ended_.wait(lock, [this] { return totals_.ended == clients_; });
   }
-  FleetTotals totals() const {
+  ThinFleetTotals totals() const {
     const std::lock_guard lock(mutex_);
     return totals_;
   }
@@ -88,17 +88,17 @@ class Fleet::Counter final : public FleetObserver {
 
   mutable std::mutex mutex_;
   std::condition_variable all_ended_;
-  FleetTotals totals_;
+  ThinFleetTotals totals_;
   std::int64_t clients_;
-  FleetObserver* const also_;
+  ThinFleetObserver* const also_;
 };
 
-Fleet::Fleet(FleetOptions options, FleetObserver* also)
+ThinFleet::ThinFleet(ThinFleetOptions options, ThinFleetObserver* also)
     : options_(std::move(options)), counter_(std::make_unique<Counter>(options_.clients, also)) {}
 
-Fleet::~Fleet() = default;
+ThinFleet::~ThinFleet() = default;
 
-Status Fleet::Connect() {
+Status ThinFleet::Connect() {
   RouteGrpcLog();
   const int connections = options_.connections > 0 ? options_.connections : options_.clients;
   for (int i = 0; i < connections; ++i) {
@@ -126,12 +126,12 @@ Status Fleet::Connect() {
   return Status::Ok();
 }
 
-bool Fleet::WaitForStop(Milliseconds timeout_ms) {
+bool ThinFleet::WaitForStop(Milliseconds timeout_ms) {
   std::unique_lock lock(mutex_);
   return stop_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return stopping_; });
 }
 
-Status Fleet::Run() {
+Status ThinFleet::Run() {
   FEDMOE_RETURN_IF_ERROR(Connect());
   const auto begin = std::chrono::steady_clock::now();
   std::int64_t started = 0;
@@ -151,7 +151,7 @@ Status Fleet::Run() {
   return Status::Ok();
 }
 
-void Fleet::Stop() {
+void ThinFleet::Stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -160,6 +160,6 @@ void Fleet::Stop() {
   for (const std::unique_ptr<ThinClient>& client : clients_) client->Stop();
 }
 
-FleetTotals Fleet::totals() const { return counter_->totals(); }
+ThinFleetTotals ThinFleet::totals() const { return counter_->totals(); }
 
 }  // namespace fedmoe
