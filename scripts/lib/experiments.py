@@ -99,6 +99,10 @@ EXPERIMENTS = {
         title="Learning rates for the languages",
         sweeps=languages("languages_rates", group="rate {training.learning_rate}"),
         arms=("balanced", "static", "random", "none", "dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
+    "languages_transformer_rates": Experiment(
+        title="Learning rates for the languages, with a decoder",
+        sweeps=languages("languages_transformer_rates", group="rate {training.learning_rate}"),
+        arms=("balanced", "static", "random", "none", "dense", "wide"), small=LANGUAGES_SMALL, data_seed=PARTITION_SEED),
     "label_skew": Experiment(
         title="What helps where clients differ in labels",
         sweeps=tuple(sweep for where, group, seed in (("mnist", "MNIST, Dirichlet {fleet.data.partition.alpha}", PARTITION_SEED),

@@ -16,6 +16,7 @@
 #include "common/checksum.h"
 #include "common/file_system.h"
 #include "fedmoe/v1/coordinator.grpc.pb.h"
+#include "wire/chunk_pacer.h"
 #include "wire/credentials.h"
 #include "wire/from_proto.h"
 #include "wire/grpc_log.h"
@@ -128,15 +129,16 @@ Result<Connect> MakeConnect(const std::string& address, const ClientTlsOptions& 
 // Gathers an update's pieces into full chunks.
 class ChunkWriter {
  public:
-  explicit ChunkWriter(grpc::ClientWriter<v1::UpdateChunk>& writer) : writer_(writer) {}
+  ChunkWriter(grpc::ClientWriter<v1::UpdateChunk>& writer, int tasks)
+      : writer_(writer), pacer_(static_cast<std::size_t>(tasks)) {}
 
   // False: the stream is over; its status says why.
   bool Write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const std::size_t part = std::min(bytes.size(), kWireChunkBytes - data_.size());
+      const std::size_t part = std::min(bytes.size(), pacer_.next_bytes() - data_.size());
       data_.append(reinterpret_cast<const char*>(bytes.data()), part);
       bytes = bytes.subspan(part);
-      if (data_.size() == kWireChunkBytes && !Flush()) return false;
+      if (data_.size() == pacer_.next_bytes() && !Flush()) return false;
     }
     return true;
   }
@@ -145,12 +147,18 @@ class ChunkWriter {
     if (data_.empty()) return true;
     v1::UpdateChunk chunk;
     chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view(data_))));
+    const std::size_t length = data_.size();
     chunk.mutable_data()->set_data(std::exchange(data_, {}));
-    return writer_.Write(chunk);
+    const auto begin = std::chrono::steady_clock::now();
+    const bool open = writer_.Write(chunk);
+    pacer_.Record(length,
+                  std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    return open;
   }
 
  private:
   grpc::ClientWriter<v1::UpdateChunk>& writer_;
+  ChunkPacer pacer_;
   std::string data_;
 };
 
@@ -189,6 +197,7 @@ class GrpcTransport final : public Transport {
     *request.mutable_session() = ToProto(session);
     v1::NextTaskReply reply;
     FEDMOE_RETURN_IF_ERROR(FromGrpc(stub_->NextTask(call.context(), request, &reply)));
+    tasks_ = std::max(reply.tasks(), 0);
     return FromProto(reply, session.client);
   }
 
@@ -264,6 +273,7 @@ class GrpcTransport final : public Transport {
   std::shared_ptr<v1::Coordinator::Stub> stub_;
   std::shared_ptr<v1::Coordinator::Stub> beside_;
   CallRegistry calls_;
+  std::atomic<int> tasks_{0};  // of the round of the last task
   std::atomic<int> transfers_{0};
 };
 
@@ -364,7 +374,7 @@ Result<Verdict> GrpcTransport::SubmitOnce(const SessionId& session, const Update
   // The coordinator may answer before it has all: a verdict, or an error. Then writing ends early
   // and Finish tells.
   bool open = writer->Write(first);
-  ChunkWriter chunks(*writer);
+  ChunkWriter chunks(*writer, tasks_);
   std::uint64_t skip = offset;  // is there already
   Status encoded;
   if (open) {

@@ -232,8 +232,10 @@ void CoordinatorCore::DeliverTasks(const ClientId& client) {
   }
   if (waiting.empty()) pending_.erase(pending);
   if (!next) return;
-  EndPoll(client, NextTaskReply{
-                      .kind = NextTaskReply::Kind::kTask, .task = std::move(*next), .detail = ""});
+  EndPoll(client, NextTaskReply{.kind = NextTaskReply::Kind::kTask,
+                                .task = std::move(*next),
+                                .detail = "",
+                                .tasks = static_cast<int>(state_.tasks.size())});
 }
 
 // What a client that asks for work is told once the run has ended.

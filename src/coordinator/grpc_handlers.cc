@@ -55,7 +55,8 @@ Reactor* Refuse(Reactor* reactor, const Status& status) {
 
 class CoordinatorService final : public v1::Coordinator::CallbackService {
  public:
-  CoordinatorService(CoordinatorCore& core, Gatekeeper& gate) : core_(core), gate_(gate) {}
+  CoordinatorService(CoordinatorCore& core, Gatekeeper& gate, const TransferLanes::Options& lanes)
+      : core_(core), gate_(gate), down_(lanes), up_(lanes) {}
 
   Reactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
                     v1::RegisterReply* reply) override {
@@ -103,12 +104,12 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   grpc::ServerWriteReactor<v1::ShardChunk>* FetchShards(
       grpc::CallbackServerContext* context, const v1::FetchShardsRequest* request) override {
-    return StartFetch(core_, gate_, CallerOf(*context), *request);
+    return StartFetch({core_, gate_, down_, *context, CallerOf(*context)}, *request);
   }
 
   grpc::ServerReadReactor<v1::UpdateChunk>* SubmitUpdate(grpc::CallbackServerContext* context,
                                                          v1::SubmitUpdateReply* reply) override {
-    return StartUpload({core_, gate_, CallerOf(*context), reply});
+    return StartUpload({core_, gate_, up_, *context, CallerOf(*context)}, reply);
   }
 
   Reactor* ResumeUpdate(grpc::CallbackServerContext* context,
@@ -164,6 +165,8 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   CoordinatorCore& core_;
   Gatekeeper& gate_;
+  TransferLanes down_;
+  TransferLanes up_;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
@@ -228,8 +231,9 @@ class AdminService final : public v1::Admin::CallbackService {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate) {
-  return std::make_unique<CoordinatorService>(core, gate);
+std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate,
+                                                      const TransferLanes::Options& lanes) {
+  return std::make_unique<CoordinatorService>(core, gate, lanes);
 }
 
 std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate) {

@@ -6,6 +6,7 @@
 
 #include "coordinator/core.h"
 #include "coordinator/gatekeeper.h"
+#include "coordinator/transfer_lanes.h"
 
 namespace grpc {
 class Service;
@@ -14,7 +15,8 @@ class Service;
 namespace fedmoe {
 
 // The core and the gatekeeper must outlive the services.
-std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate);
+std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate,
+                                                      const TransferLanes::Options& lanes);
 std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate);
 
 }  // namespace fedmoe

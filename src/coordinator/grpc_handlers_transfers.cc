@@ -1,5 +1,9 @@
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -9,62 +13,133 @@
 #include "common/checksum.h"
 #include "common/file_system.h"
 #include "coordinator/grpc_transfers.h"
+#include "wire/chunk_pacer.h"
 #include "wire/from_proto.h"
-#include "wire/limits.h"
 #include "wire/status.h"
 #include "wire/to_proto.h"
 
 namespace fedmoe {
 namespace {
 
-// A callback of the core and a callback of gRPC take turns: there is never more than one step under
-// way, and only a step ends the call, so `this` outlives every callback. A cancelled call ends with
-// its next step, for then reads and writes fail.
+using Lane = TransferLanes::Lane;
+using Permit = TransferLanes::Permit;
+using SteadyTime = std::chrono::steady_clock;
+
+double SecondsSince(SteadyTime::time_point begin) {
+  return std::chrono::duration<double>(SteadyTime::now() - begin).count();
+}
+
+// Lets a call be cancelled from a thread that is not the call's: its context lives until it has
+// been finished, and it is not finished while it is being cancelled. Thread-safe.
+class CallEnd {
+ public:
+  using Finish = std::function<void(const grpc::Status&)>;
+  CallEnd(grpc::CallbackServerContext& context, Finish finish)
+      : context_(context), finish_(std::move(finish)) {}
+
+  void Cancel() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (state_ != State::kOpen) return;
+      state_ = State::kCancelling;
+    }
+    context_.TryCancel();  // may call the reactor on this thread
+    std::optional<grpc::Status> status;
+    {
+      const std::lock_guard lock(mutex_);
+      state_ = State::kOpen;
+      status = std::move(status_);
+      if (status) state_ = State::kEnded;
+    }
+    if (status) finish_(*status);
+  }
+
+  // Once. The reactor may be gone when this returns.
+  void End(const grpc::Status& status) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (state_ == State::kCancelling) {
+        status_ = status;
+        return;
+      }
+      state_ = State::kEnded;
+    }
+    finish_(status);
+  }
+
+ private:
+  enum class State { kOpen, kCancelling, kEnded };
+  grpc::CallbackServerContext& context_;
+  const Finish finish_;
+  std::mutex mutex_;
+  State state_ = State::kOpen;
+  std::optional<grpc::Status> status_;
+};
+
+// A callback of the core, of the lanes and of gRPC take turns: there is never more than one step
+// under way, and only a step ends the call, so `this` outlives every callback. A cancelled call
+// ends with its next step, for then reads and writes fail.
 class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
  public:
-  FetchReactor(CoordinatorCore& core, const Gatekeeper& gate, const Caller& caller,
-               const v1::FetchShardsRequest& request)
-      : core_(core), gate_(gate), caller_(caller) {
+  FetchReactor(TransferCall call, const v1::FetchShardsRequest& request)
+      : call_(std::move(call)),
+        end_(std::make_shared<CallEnd>(call_.context,
+                                       [this](const grpc::Status& status) { Finish(status); })) {
+    call_.lanes.Join();
     Result<FetchFromClient> fetch = FromProto(request);
     if (!fetch.ok()) {
-      Finish(ToGrpc(fetch.status()));
+      End(fetch.status());
       return;
     }
     fetch_ = std::move(fetch).value();
     offset_ = fetch_.first_offset;
-    ReadNext();
+    Next();
   }
+  ~FetchReactor() override { call_.lanes.Leave(); }
   void OnDone() override { delete this; }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(ToGrpc(Cancelled("the client has gone")));
-    offset_ += chunk_.data().size();
-    ReadNext();
+    const std::size_t bytes = chunk_.data().size();
+    pacer_.Record(bytes, SecondsSince(begin_));
+    offset_ += bytes;
+    // Whoever waits keeps nothing.
+    std::string().swap(*chunk_.mutable_data());
+    permit_.Reset();
+    if (!ok) return End(Cancelled("the client has gone"));
+    Next();
   }
 
  private:
-  void ReadNext() {
+  void Next() {
     // A revocation reaches what is under way, too.
-    if (Status status = gate_.CheckClient(caller_, fetch_.session.client); !status.ok()) {
-      return Finish(ToGrpc(status));
+    if (Status status = call_.gate.CheckClient(call_.caller, fetch_.session.client); !status.ok()) {
+      return End(status);
     }
     if (index_ < fetch_.shards.size() && offset_ == BytesOf(index_)) {
       ++index_;
       offset_ = 0;
     }
-    if (index_ == fetch_.shards.size()) return Finish(grpc::Status::OK);
+    if (index_ == fetch_.shards.size()) return End(Status::Ok());
+    pacer_.Share(call_.lanes.transfers());
     const std::uint64_t length =
-        std::min<std::uint64_t>(kWireChunkBytes, BytesOf(index_) - offset_);
-    core_.ReadShard(fetch_.session, fetch_.shards[index_].digest, offset_, length,
-                    [this](Result<std::string> bytes) { Send(std::move(bytes)); });
+        std::min<std::uint64_t>(pacer_.next_bytes(), BytesOf(index_) - offset_);
+    call_.lanes.Ask(
+        pacer_.fast() ? Lane::kFast : Lane::kSlow, length,
+        [this, length](Permit permit) {
+          permit_ = std::move(permit);
+          call_.core.ReadShard(fetch_.session, fetch_.shards[index_].digest, offset_, length,
+                               [this](Result<std::string> bytes) { Send(std::move(bytes)); });
+        },
+        [end = end_] { end->Cancel(); });
   }
 
   void Send(Result<std::string> bytes) {
-    if (!bytes.ok()) return Finish(ToGrpc(bytes.status()));
+    if (!bytes.ok()) return End(bytes.status());
     chunk_.set_index(static_cast<int>(index_));
     chunk_.set_offset(offset_);
     chunk_.set_crc32c(Crc32c(AsBytes(std::string_view(*bytes))));
     chunk_.set_data(std::move(bytes).value());
+    begin_ = SteadyTime::now();
     StartWrite(&chunk_);
   }
 
@@ -72,23 +147,37 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     return static_cast<std::uint64_t>(fetch_.shards[index].bytes);
   }
 
-  CoordinatorCore& core_;
-  const Gatekeeper& gate_;
-  const Caller caller_;
+  void End(const Status& status) {
+    permit_.Reset();
+    const std::shared_ptr<CallEnd> end = end_;  // `this` goes
+    end->End(ToGrpc(status));
+  }
+
+  const TransferCall call_;
+  const std::shared_ptr<CallEnd> end_;
   FetchFromClient fetch_;
+  ChunkPacer pacer_{1};
+  Permit permit_;
+  SteadyTime::time_point begin_;
   v1::ShardChunk chunk_;
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
 };
 
-// Turns as above. The next read starts only when the chunk before it is in the spool.
+// Turns as above. The next chunk is asked for only when the one before it is in the spool.
 class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
  public:
-  explicit UploadReactor(UploadCall call) : call_(std::move(call)) { StartRead(&chunk_); }
+  UploadReactor(TransferCall call, v1::SubmitUpdateReply* reply)
+      : call_(std::move(call)),
+        reply_(reply),
+        end_(std::make_shared<CallEnd>(call_.context,
+                                       [this](const grpc::Status& status) { Finish(status); })) {
+    StartRead(&chunk_);
+  }
   void OnDone() override { delete this; }
 
   void OnReadDone(bool ok) override {
-    if (!ok) return End();
+    if (!ok) return Ended();
     if (upload_ == nullptr) return Begin();
     Append();
   }
@@ -96,12 +185,12 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
  private:
   void Begin() {
     if (!chunk_.has_header()) {
-      return Close(ToGrpc(InvalidArgument("the first message must be the header")));
+      return Close(InvalidArgument("the first message must be the header"));
     }
     Result<UpdateFromClient> update = FromProto(chunk_.header());
-    if (!update.ok()) return Close(ToGrpc(update.status()));
+    if (!update.ok()) return Close(update.status());
     client_ = update->session.client;
-    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
+    if (Status allowed = Check(); !allowed.ok()) return Close(allowed);
     total_bytes_ = update->header.total_bytes;
     received_ = update->offset;
     call_.core.BeginUpdate(
@@ -110,67 +199,89 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   }
 
   void Started(Result<UploadStart> start) {
-    if (!start.ok()) return Close(ToGrpc(start.status()));
+    if (!start.ok()) return Close(start.status());
     if (start->verdict) return Answer(*start->verdict);
     upload_ = std::move(start->upload);
-    StartRead(&chunk_);
+    Next();
+  }
+
+  // The client paces its chunks as this side would.
+  void Next() {
+    call_.lanes.Ask(
+        pacer_.fast() ? Lane::kFast : Lane::kSlow, pacer_.next_bytes(),
+        [this](Permit permit) {
+          permit_ = std::move(permit);
+          begin_ = SteadyTime::now();
+          StartRead(&chunk_);
+        },
+        [end = end_] { end->Cancel(); });
   }
 
   // A revocation reaches what is under way, too.
   Status Check() const { return call_.gate.CheckClient(call_.caller, client_); }
 
   void Append() {
-    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
+    if (Status allowed = Check(); !allowed.ok()) return Close(allowed);
     if (!chunk_.has_data()) {
-      return Close(ToGrpc(InvalidArgument("only the first message may be a header")));
+      return Close(InvalidArgument("only the first message may be a header"));
     }
     std::string& data = *chunk_.mutable_data()->mutable_data();
+    pacer_.Record(data.size(), SecondsSince(begin_));
     const Status intact = CheckChunk("update chunk", received_, data, chunk_.data().crc32c());
     if (!intact.ok()) {
       upload_->Park();  // what came before it is good
-      return Close(ToGrpc(intact));
+      return Close(intact);
     }
     received_ += data.size();
     upload_->Append(std::move(data), [this](const Status& status) {
-      if (!status.ok()) return Close(ToGrpc(status));
+      permit_.Reset();
+      if (!status.ok()) return Close(status);
       // Too many bytes are as much of an answer as all of them, and no more need be read.
       if (received_ > total_bytes_) return Judge();
-      StartRead(&chunk_);
+      Next();
     });
   }
 
   // No more chunks: the client is through, or has gone. Only a whole update is judged; a part of
   // one waits for the rest.
-  void End() {
+  void Ended() {
+    permit_.Reset();
     if (upload_ == nullptr || received_ != total_bytes_) {
       if (upload_ != nullptr) upload_->Park();
-      return Close(ToGrpc(InvalidArgument(
-          fmt::format("the update ended after {} of its {} bytes", received_, total_bytes_))));
+      return Close(InvalidArgument(
+          fmt::format("the update ended after {} of its {} bytes", received_, total_bytes_)));
     }
     Judge();
   }
 
   void Judge() {
-    if (Status allowed = Check(); !allowed.ok()) return Close(ToGrpc(allowed));
+    if (Status allowed = Check(); !allowed.ok()) return Close(allowed);
     upload_->Finish([this](Result<Verdict> verdict) {
-      if (!verdict.ok()) return Close(ToGrpc(verdict.status()));
+      if (!verdict.ok()) return Close(verdict.status());
       Answer(*verdict);
     });
   }
 
   void Answer(const Verdict& verdict) {
-    *call_.reply = ToProto(verdict);
-    Close(grpc::Status::OK);
+    *reply_ = ToProto(verdict);
+    Close(Status::Ok());
   }
 
   // The upload ends before the client can know, so that its next one finds the place free.
-  void Close(const grpc::Status& status) {
+  void Close(const Status& status) {
     upload_.reset();
-    Finish(status);
+    permit_.Reset();
+    const std::shared_ptr<CallEnd> end = end_;  // `this` goes
+    end->End(ToGrpc(status));
   }
 
-  const UploadCall call_;
+  const TransferCall call_;
+  v1::SubmitUpdateReply* const reply_;
+  const std::shared_ptr<CallEnd> end_;
   ClientId client_;
+  ChunkPacer pacer_{1};
+  Permit permit_;
+  SteadyTime::time_point begin_;
   v1::UpdateChunk chunk_;
   std::shared_ptr<Upload> upload_;
   std::uint64_t received_ = 0;
@@ -189,14 +300,14 @@ Caller CallerOf(const grpc::CallbackServerContext& context) {
   return caller;
 }
 
-grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(CoordinatorCore& core, const Gatekeeper& gate,
-                                                     const Caller& caller,
+grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(TransferCall call,
                                                      const v1::FetchShardsRequest& request) {
-  return new FetchReactor(core, gate, caller, request);
+  return new FetchReactor(std::move(call), request);
 }
 
-grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(UploadCall call) {
-  return new UploadReactor(std::move(call));
+grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(TransferCall call,
+                                                      v1::SubmitUpdateReply* reply) {
+  return new UploadReactor(std::move(call), reply);
 }
 
 }  // namespace fedmoe

@@ -94,7 +94,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
   }
   FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
   std::unique_ptr<GrpcServer> server(new GrpcServer());
-  server->coordinator_ = MakeCoordinatorService(core, gate);
+  server->coordinator_ = MakeCoordinatorService(core, gate, options.lanes);
   server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
   Configure(builder, core.options().max_clients, options.keepalive);

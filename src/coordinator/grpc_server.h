@@ -9,6 +9,7 @@
 #include "common/tls_options.h"
 #include "coordinator/core.h"
 #include "coordinator/gatekeeper.h"
+#include "coordinator/transfer_lanes.h"
 #include "wire/keepalive.h"
 
 namespace grpc {
@@ -21,6 +22,7 @@ namespace fedmoe {
 struct GrpcServerOptions {
   ServerTlsOptions tls;
   KeepaliveOptions keepalive;
+  TransferLanes::Options lanes;  // of downloads, and again of uploads
 };
 
 // Thread-safe. Destroying it ends every call at once; the core and the gatekeeper must outlive it.

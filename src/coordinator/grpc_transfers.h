@@ -1,11 +1,13 @@
 // The two streaming calls: reactors that move one chunk at a time, so that a slow disk or a slow
-// peer stops the other side.
+// peer stops the other side, and none without a permit, so that all of them together take no more
+// than the lanes are wide.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 
 #include "coordinator/core.h"
 #include "coordinator/gatekeeper.h"
+#include "coordinator/transfer_lanes.h"
 #include "fedmoe/v1/coordinator.pb.h"
 
 namespace fedmoe {
@@ -13,18 +15,19 @@ namespace fedmoe {
 // The other end of a call.
 Caller CallerOf(const grpc::CallbackServerContext& context);
 
-// What an upload needs beside its messages.
-struct UploadCall {
+// What a transfer needs beside its messages. All but the caller outlive the call.
+struct TransferCall {
   CoordinatorCore& core;
   const Gatekeeper& gate;
+  TransferLanes& lanes;
+  grpc::CallbackServerContext& context;
   Caller caller;
-  v1::SubmitUpdateReply* reply;
 };
 
-// Each deletes itself when its call is over. The core and the gatekeeper must outlive them.
-grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(CoordinatorCore& core, const Gatekeeper& gate,
-                                                     const Caller& caller,
+// Each deletes itself when its call is over.
+grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(TransferCall call,
                                                      const v1::FetchShardsRequest& request);
-grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(UploadCall call);
+grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(TransferCall call,
+                                                      v1::SubmitUpdateReply* reply);
 
 }  // namespace fedmoe

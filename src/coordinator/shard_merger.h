@@ -18,7 +18,7 @@
 namespace fedmoe {
 
 // Elements of a shard that are worked on at once.
-inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 20;
+inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 18;
 
 // An accepted update in the spool: its blocks, by parameter.
 struct SpooledUpdate {

@@ -52,6 +52,7 @@ struct NextTaskReply {
   Kind kind = Kind::kNothingYet;
   TaskAssignment task;
   std::string detail;
+  int tasks = 0;  // with kTask: of the round, this one among them; so many may transfer at once
 };
 
 struct HeartbeatReply {

@@ -12,8 +12,8 @@
 #include "common/file_system.h"
 #include "common/version.h"
 #include "moe/model_options.h"
+#include "wire/chunk_pacer.h"
 #include "wire/from_proto.h"
-#include "wire/limits.h"
 #include "wire/status.h"
 #include "wire/to_proto.h"
 
@@ -136,7 +136,11 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
 class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk> {
  public:
   Submit(ThinClient& client, bool cut)
-      : client_(client), call_(client), update_(client.template_->Make(client.task_)), cut_(cut) {
+      : client_(client),
+        call_(client),
+        update_(client.template_->Make(client.task_)),
+        cut_(cut),
+        pacer_(static_cast<std::size_t>(client.tasks_)) {
     client_.stub_.async()->SubmitUpdate(&call_.context, &reply_, this);
     *chunk_.mutable_header() =
         ToProto(client.session_, {.task = client.task_.task,
@@ -153,11 +157,13 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
     if (!ok) return;  // OnDone says why
     if (cut_ && sent_ >= update_.total_bytes() / 2) return call_.context.TryCancel();
     std::string& data = *chunk_.mutable_data()->mutable_data();
-    data.resize(std::min<std::uint64_t>(kWireChunkBytes, update_.total_bytes() - sent_));
+    pacer_.Record(data.size(), Since(write_begin_));
+    data.resize(std::min<std::uint64_t>(pacer_.next_bytes(), update_.total_bytes() - sent_));
     if (data.empty()) return StartWritesDone();
     update_.Take(std::as_writable_bytes(std::span(data.data(), data.size())));
     sent_ += data.size();
     chunk_.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view(data))));
+    write_begin_ = Clock::now();
     StartWrite(&chunk_);
   }
 
@@ -189,6 +195,8 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
   v1::UpdateChunk chunk_;
   v1::SubmitUpdateReply reply_;
   std::uint64_t sent_ = 0;
+  ChunkPacer pacer_;
+  Clock::time_point write_begin_;
   const Clock::time_point begin_ = Clock::now();
 };
 
@@ -264,16 +272,23 @@ void ThinClient::Ask(UnaryMethod<Request, Reply> method, Request request, Deadli
     const Request request;
     Reply reply;
   };
-  const auto asked = std::make_shared<Asked>(*this, std::move(request));
+  auto asked = std::make_shared<Asked>(*this, std::move(request));
   if (deadline == Deadline::kSoon) {
     asked->call.context.set_deadline(std::chrono::system_clock::now() + kUnaryDeadline);
   }
-  (stub_.async()->*method)(&asked->call.context, &asked->request, &asked->reply,
-                           [this, asked, next = std::move(next)](const grpc::Status& status) {
-                             asked->call.Done();
-                             if (!status.ok()) return Recover(FromGrpc(status));
-                             next(asked->reply);
-                           });
+  Asked& held = *asked;
+  (stub_.async()->*method)(
+      &held.call.context, &held.request, &held.reply,
+      [this, call = std::move(asked), next = std::move(next)](const grpc::Status& status) mutable {
+        call->call.Done();
+        const Reply reply = std::move(call->reply);
+        // The context holds on to the channel, and the fleet may be gone once
+        // its last client is through: a channel must not end on gRPC's own
+        // threads.
+        call.reset();
+        if (!status.ok()) return Recover(FromGrpc(status));
+        next(reply);
+      });
 }
 
 void ThinClient::Register() {
@@ -309,6 +324,7 @@ void ThinClient::Poll() {
         backoff_.Reset();
         switch (next->kind) {
           case NextTaskReply::Kind::kTask:
+            tasks_ = next->tasks;
             return Take(std::move(next->task));
           case NextTaskReply::Kind::kNothingYet:
             return Poll();

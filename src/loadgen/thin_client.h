@@ -119,6 +119,7 @@ class ThinClient {
   RegisterReply run_;
   const UpdateTemplate* template_ = nullptr;
   TaskAssignment task_;
+  int tasks_ = 0;             // of its round
   int resends_ = 0;           // of the task's update
   std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
   bool cut_ = false;          // the task's upload was broken off on purpose

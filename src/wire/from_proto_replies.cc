@@ -191,6 +191,9 @@ Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& 
     case v1::NextTaskReply::TASK: {
       to.kind = NextTaskReply::Kind::kTask;
       FEDMOE_ASSIGN_OR_RETURN(to.task, TaskFrom(reply.task(), client));
+      FEDMOE_RETURN_IF_ERROR(
+          CheckRange("tasks", reply.tasks(), 0, std::numeric_limits<int>::max()));
+      to.tasks = reply.tasks();
       return to;
     }
     default:

@@ -30,7 +30,7 @@ CoreOptions ThinOptions() {
                                .quorum = 1.0,
                                .grace_ms = 0,
                                .deadline_ms = 0,
-                               .heartbeat_timeout_ms = 1'000,
+                               .heartbeat_timeout_ms = 20'000,
                                .max_aborts = 1'000};
   options.run.evaluation.mode = EvaluationMode::kNone;
   options.poll_hold_ms = 500;

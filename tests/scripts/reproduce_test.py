@@ -211,6 +211,11 @@ class SmallFormsTest(EndToEndTest):
     def test_languages_transformer(self):
         self.expect_all("languages_transformer", [""], "--set", f"fleet.data.path={DATA}/languages")
 
+    @unittest.skipUnless((DATA / "languages/en.train.txt").exists(), "the languages are not here")
+    def test_languages_transformer_rates(self):
+        self.expect_all("languages_transformer_rates", ["rate 0.004", "rate 0.008", "rate 0.016"], "--set",
+                        f"fleet.data.path={DATA}/languages")
+
     @unittest.skipUnless(ARCHIVE.exists(), "the images of CIFAR-10 are not here")
     def test_alignment_cifar10(self):
         images = self.folder / "images"

@@ -179,6 +179,7 @@ TEST(BoundsTest, Task) {
       {{[](M& m) { m.set_kind(static_cast<M::Kind>(3)); }, "kind must be 0 to 2 (got 3)"},
        {[](M& m) { m.set_detail(std::string(4097, 'x')); },
         "detail must have 0 to 4096 characters (got 4097)"},
+       {[](M& m) { m.set_tasks(-1); }, "tasks must be 0 to 2147483647 (got -1)"},
        {[](M& m) { m.mutable_task()->set_task(0); }, "task.task must be at least 1 (got 0)"},
        {[](M& m) { m.mutable_task()->set_kind(static_cast<v1::Task::Kind>(2)); },
         "task.kind must be 0 to 1 (got 2)"},

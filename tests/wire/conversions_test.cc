@@ -65,6 +65,7 @@ TEST(ConversionsTest, Task) {
   const auto reply = FromProto(ToProto(SampleTask()), "alice");
   ASSERT_TRUE(reply.ok()) << reply.status().ToString();
   EXPECT_EQ(reply->kind, NextTaskReply::Kind::kTask);
+  EXPECT_EQ(reply->tasks, 12);
   const TaskAssignment& got = reply->task;
   EXPECT_EQ(got.task, sent.task);
   EXPECT_EQ(got.kind, sent.kind);

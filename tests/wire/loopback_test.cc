@@ -299,6 +299,43 @@ TEST_F(LoopbackTest, BrokenStreamsAreRefusedAndTheTaskStaysOpen) {
   EXPECT_FALSE(beat->cancel);
 }
 
+// A client that begins an upload and then says nothing, while others wait, is cut; they go on.
+TEST_F(LoopbackTest, AStalledUploadKeepsItsPlaceOnlyForAWhile) {
+  transport_.reset();
+  server_ = GrpcServer::Start(*core_, *gate_, "127.0.0.1:0",
+                              {.lanes = {.bytes = {1 << 17, 1 << 17}, .patience_ms = {200, 200}}})
+                .value();
+  transport_ = MakeGrpcTransport(server_->address()).value();
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const TrainResult result = ResultOf(task);
+  std::vector<OutgoingBlock> blocks;
+  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
+  std::uint64_t total_bytes = 0;
+  ASSERT_TRUE(EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) {
+                total_bytes += bytes.size();
+                return Status::Ok();
+              }).ok());
+  const UpdateHeader header{.task = task.task,
+                            .client = "alice",
+                            .round = task.round,
+                            .total_bytes = total_bytes,
+                            .feedback = result.feedback};
+  // Its first chunk's place is all of the lane.
+  const auto stub = Stub();
+  grpc::ClientContext context;
+  v1::SubmitUpdateReply reply;
+  const auto writer = stub->SubmitUpdate(&context, &reply);
+  v1::UpdateChunk first;
+  *first.mutable_header() = ToProto(session, header);
+  ASSERT_TRUE(writer->Write(first));
+  const auto verdict = transport_->SubmitUpdate(
+      session, header, [&](const auto& sink) { return EncodeUpdate(task.task, blocks, sink); });
+  ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
+  EXPECT_TRUE(verdict->accepted()) << verdict->detail;
+  EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 // The update of a task as it travels, cut into chunks from `offset` on.
 std::vector<v1::UpdateChunk> ChunksOf(const std::string& update, std::size_t offset,
                                       std::size_t end) {

@@ -45,6 +45,7 @@ inline RegisterReply SampleWelcome() {
 inline NextTaskReply SampleTask() {
   NextTaskReply reply;
   reply.kind = NextTaskReply::Kind::kTask;
+  reply.tasks = 12;
   reply.task.task = 7;
   reply.task.kind = TaskKind::kTrain;
   reply.task.client = "alice";
