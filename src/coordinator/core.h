@@ -153,8 +153,9 @@ class CoordinatorCore {
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // Bytes [offset, offset + length) of a shard, read on the pool; length at most 1 MiB.
+  // `buffer`: becomes the answer, so that who reads on pays for memory once; its content is lost.
   void ReadShard(SessionId session, Digest digest, std::uint64_t offset, std::uint64_t length,
-                 Callback<std::string> done);
+                 Callback<std::string> done, std::string buffer = {});
   Result<std::uint64_t> ShardBytes(const Digest& digest) const;
   // The run as one JSON object (docs/status.md).
   void Status(Callback<std::string> done);

@@ -230,7 +230,8 @@ void CoordinatorCore::Evict(ClientId client, fedmoe::Status why, Callback<bool> 
 }
 
 void CoordinatorCore::ReadShard(SessionId session, Digest digest, std::uint64_t offset,
-                                std::uint64_t length, Callback<std::string> done) {
+                                std::uint64_t length, Callback<std::string> done,
+                                std::string buffer) {
   bool current = false;
   {
     std::lock_guard lock(mutex_);
@@ -244,8 +245,9 @@ void CoordinatorCore::ReadShard(SessionId session, Digest digest, std::uint64_t 
   if (length > kMaxReadBytes)
     return done(InvalidArgument("at most 1 MiB of a shard is read at once"));
   Touch(session);
-  pool_->Run([this, digest = std::move(digest), offset, length, done = std::move(done)] {
-    std::string bytes(static_cast<std::size_t>(length), '\0');
+  pool_->Run([this, digest = std::move(digest), offset, length, done = std::move(done),
+              bytes = std::move(buffer)]() mutable {
+    bytes.resize(static_cast<std::size_t>(length));
     const fedmoe::Status read = store_->ReadShardAt(
         digest, offset, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
     if (!read.ok()) return done(read);

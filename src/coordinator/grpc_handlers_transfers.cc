@@ -25,6 +25,8 @@ using Lane = TransferLanes::Lane;
 using Permit = TransferLanes::Permit;
 using SteadyTime = std::chrono::steady_clock;
 
+constexpr std::size_t kTransfersWithBuffers = 8;
+
 double SecondsSince(SteadyTime::time_point begin) {
   return std::chrono::duration<double>(SteadyTime::now() - begin).count();
 }
@@ -102,8 +104,9 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     const std::size_t bytes = chunk_.data().size();
     pacer_.Record(bytes, SecondsSince(begin_));
     offset_ += bytes;
-    // Whoever waits keeps nothing.
-    std::string().swap(*chunk_.mutable_data());
+    // Of many that wait none keeps memory; of few each may use its own again.
+    buffer_ = std::move(*chunk_.mutable_data());
+    if (call_.lanes.transfers() > kTransfersWithBuffers) std::string().swap(buffer_);
     permit_.Reset();
     if (!ok) return End(Cancelled("the client has gone"));
     Next();
@@ -127,8 +130,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
         pacer_.fast() ? Lane::kFast : Lane::kSlow, length,
         [this, length](Permit permit) {
           permit_ = std::move(permit);
-          call_.core.ReadShard(fetch_.session, fetch_.shards[index_].digest, offset_, length,
-                               [this](Result<std::string> bytes) { Send(std::move(bytes)); });
+          call_.core.ReadShard(
+              fetch_.session, fetch_.shards[index_].digest, offset_, length,
+              [this](Result<std::string> bytes) { Send(std::move(bytes)); },
+              std::exchange(buffer_, {}));
         },
         [end = end_] { end->Cancel(); });
   }
@@ -160,6 +165,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   Permit permit_;
   SteadyTime::time_point begin_;
   v1::ShardChunk chunk_;
+  std::string buffer_;  // of the last chunk
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
 };
