@@ -115,7 +115,7 @@ def plot_accuracy(pyplot, experiment, runs, path):
             if points:
                 draw_band(axis, points, colour[arm], arm, len(experiment.arms) <= MAX_BANDS)
         name = metric.replace("_", " ")
-        axis.set_ylabel(f"{name} less that of {experiment.champion}, points" if apart else f"{name}, %")
+        axis.set_ylabel(f"{name} less that of\n{experiment.champion}, points" if apart else f"{name}, %")
         axis.set_xlabel("round")
         axis.set_title(group)
         axis.xaxis.get_major_locator().set_params(integer=True)
