@@ -1,4 +1,5 @@
 #include <array>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -180,8 +181,10 @@ Result<RegisterReply> FromProto(const v1::RegisterReply& reply) {
 
 Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& client) {
   FEDMOE_RETURN_IF_ERROR(CheckLength("detail", reply.detail().size(), 0, kMaxTextLength));
+  FEDMOE_RETURN_IF_ERROR(CheckRange("tasks", reply.tasks(), 0, std::numeric_limits<int>::max()));
   NextTaskReply to;
   to.detail = reply.detail();
+  to.tasks = reply.tasks();
   switch (reply.kind()) {
     case v1::NextTaskReply::NOTHING_YET:
       return to;
@@ -191,9 +194,6 @@ Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& 
     case v1::NextTaskReply::TASK: {
       to.kind = NextTaskReply::Kind::kTask;
       FEDMOE_ASSIGN_OR_RETURN(to.task, TaskFrom(reply.task(), client));
-      FEDMOE_RETURN_IF_ERROR(
-          CheckRange("tasks", reply.tasks(), 0, std::numeric_limits<int>::max()));
-      to.tasks = reply.tasks();
       return to;
     }
     default:

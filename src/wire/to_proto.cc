@@ -186,10 +186,10 @@ v1::NextTaskReply ToProto(const NextTaskReply& reply) {
     case NextTaskReply::Kind::kTask:
       to.set_kind(v1::NextTaskReply::TASK);
       Fill(reply.task, *to.mutable_task());
-      to.set_tasks(reply.tasks);
       break;
   }
   to.set_detail(reply.detail);
+  to.set_tasks(reply.tasks);
   return to;
 }
 

@@ -176,8 +176,9 @@ class EndToEndTest(unittest.TestCase):
     def wait_for_rounds(self, out, count, *programs):
         self.wait_until(f"{count} rounds", lambda: len(read_reports(out)) >= count, *programs)
 
-    def expect_exit(self, program, code):
-        self.wait_until(f"end of {program.log_path.stem}", lambda: program.process.poll() is not None, program)
+    def expect_exit(self, program, code, deadline_s=DEADLINE_S):
+        self.wait_until(f"end of {program.log_path.stem}", lambda: program.process.poll() is not None, program,
+                        deadline_s=deadline_s)
         self.assertEqual(program.process.returncode, code, program.log()[-3000:])
 
     def expect_stopped(self, coordinator, clients):

@@ -125,7 +125,7 @@ class SmallFormsTest(EndToEndTest):
 
     def reproduce(self, *arguments, out="out", label="reproduce", code=0):
         program = self.sandbox.start(label, ROOT / "scripts/reproduce", *arguments, "--out", self.folder / out, "--bin", BIN)
-        self.expect_exit(program, code)
+        self.expect_exit(program, code, deadline_s=200)  # up to 129 runs
         return program.log()
 
     def expect_all(self, name, groups, *arguments):
