@@ -249,6 +249,7 @@ class GrpcTransport final : public Transport {
   };
   Status FetchOnce(const SessionId& session, const std::vector<ShardReference>& shards,
                    FetchProgress& progress, const ShardSink& sink);
+  Status EndOfTransfer(const grpc::Status& end);
   // `sent`: bytes that were given to the stream.
   Result<Verdict> SubmitOnce(const SessionId& session, const UpdateHeader& header,
                              const UpdateSource& encode, std::uint64_t offset, std::uint64_t& sent);
@@ -282,6 +283,13 @@ class GrpcTransport final : public Transport {
 Status GrpcTransport::WaitToResume(int attempt) {
   return calls_.Wait(kResumeMs << (attempt - 1)) ? Status::Ok()
                                                  : Cancelled("the client is stopping");
+}
+
+// The coordinator cuts a transfer that stalls while others wait: it can go on, as after any cut.
+Status GrpcTransport::EndOfTransfer(const grpc::Status& end) {
+  Status status = FromGrpc(end);
+  const bool by_coordinator = status.code() == StatusCode::kCancelled && calls_.Wait(0);
+  return by_coordinator ? Unavailable("the coordinator broke the transfer off") : status;
 }
 
 Status GrpcTransport::FetchShards(const SessionId& session,
@@ -330,7 +338,7 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
                 .bytes = progress.bytes + chunk.data().size()};
   }
   if (!stopped.ok()) call.context()->TryCancel();
-  const Status status = FromGrpc(reader->Finish());
+  const Status status = EndOfTransfer(reader->Finish());
   if (!stopped.ok()) return stopped;
   // It may be cut between the last chunk and the status.
   return progress.next == shards.size() ? Status::Ok() : status;
@@ -392,7 +400,7 @@ Result<Verdict> GrpcTransport::SubmitOnce(const SessionId& session, const Update
     return encoded;
   }
   if (open && chunks.Flush()) writer->WritesDone();
-  FEDMOE_RETURN_IF_ERROR(FromGrpc(writer->Finish()));
+  FEDMOE_RETURN_IF_ERROR(EndOfTransfer(writer->Finish()));
   return FromProto(reply);
 }
 

@@ -382,7 +382,8 @@ void ThinClient::Beat(Milliseconds left_ms) {
 
 // The coordinator may be at the last one still, or restarting: as the real client, a few times.
 void ThinClient::SendAgain(const Status& status) {
-  const bool passes = status.code() == StatusCode::kUnavailable;
+  const bool passes =
+      status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kCancelled;
   if (!passes || stopping() || ++resends_ > kResends) return Recover(status);
   observer_.OnRetry(status);
   After(backoff_.Next(), [this] { Send(); });
