@@ -322,9 +322,6 @@ TEST_F(LoopbackTest, AStalledUploadKeepsItsPlaceOnlyForAWhile) {
                             .total_bytes = total_bytes,
                             .feedback = result.feedback};
   // Its first chunk's place is all of the lane.
-  grpc::ClientContext third_context;
-  v1::SubmitUpdateReply third_reply;
-  std::unique_ptr<grpc::ClientWriter<v1::UpdateChunk>> third;
   const auto stub = Stub();
   grpc::ClientContext context;
   v1::SubmitUpdateReply reply;
