@@ -15,6 +15,13 @@ namespace {
 // What a client differs from others of its affinity, as a variance beside that of the prediction.
 constexpr double kOwnVariance = 0.25;
 
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0.0;
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2.0;
+}
+
 const FitnessTable::Row* RowOf(const FitnessTable& table, const ClientId& client) {
   const auto found = table.rows.find(client);
   return found == table.rows.end() ? nullptr : &found->second;
@@ -70,6 +77,21 @@ Eigen::MatrixXd BonusOf(const FitnessTable& table, const ScoreProblem& problem, 
   return options.bonus * bonus;
 }
 
+// Multiplies each client's bonus in each layer by how much it prefers some experts to others, next
+// to half of what the cohort's median client does, 1 at most.
+void ScaleByPreference(const Eigen::MatrixXd& fitness, int layers, Eigen::MatrixXd& bonus) {
+  const Eigen::Index experts = fitness.cols() / layers;
+  for (Eigen::Index layer = 0; layer < layers; ++layer) {
+    const auto part = fitness.middleCols(layer * experts, experts);
+    const Eigen::VectorXd mean = part.rowwise().mean();
+    const Eigen::VectorXd spread = (part.colwise() - mean).rowwise().norm();
+    const double enough = Median({spread.begin(), spread.end()}) / 2.0;
+    if (enough <= 0.0) continue;  // hardly anybody has preferences yet
+    bonus.middleCols(layer * experts, experts).array().colwise() *=
+        (spread.array() / enough).min(1.0);
+  }
+}
+
 // The loss or accuracy part moves towards the prediction, the less the more the pair was trained.
 void Blend(const FitnessTable& table, const ScoreProblem& problem, const FitnessOptions& options,
            const FitnessPrediction& prediction, Eigen::MatrixXd& fitness) {
@@ -92,13 +114,6 @@ void Blend(const FitnessTable& table, const ScoreProblem& problem, const Fitness
     }
     fitness.row(c) = parts.Sum().transpose();
   }
-}
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0.0;
-  std::sort(values.begin(), values.end());
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2.0;
 }
 
 // T: what a download is measured against, seconds; 0 where nothing is known.
@@ -160,6 +175,9 @@ ScoreMatrix BuildScore(const FitnessTable& table, const ScoreProblem& problem,
   }
   if (exploration.strategy != ExplorationStrategy::kNone && exploration.bonus > 0.0) {
     score.bonus = BonusOf(table, problem, fitness.trial_discount, exploration, prediction);
+    if (fitness.claims == FitnessClaims::kBounded) {
+      ScaleByPreference(score.fitness, table.layers, score.bonus);
+    }
   }
   if (options.movement.weight > 0.0) score.movement = MovementOf(problem, options.movement);
   return score;

@@ -78,9 +78,14 @@ struct ScoreMatrix {
 //             bytes       w bytes_e / mean bytes
 //             and 0 for experts that the client holds
 //
-// The bonus depends on nothing that a client claims but, under contextual, on its affinity; the
-// cost of movement is at most w whatever link is claimed. Fitness is as FitnessOf has it.
-// Deterministic.
+// With FitnessClaims::kBounded the bonus of a client in a layer is multiplied by
+//
+//   min(1, 2 s_c / median of the cohort's s),   s_c the standard deviation of its fitness there
+//
+// (by 1 where the median is 0): to whom all experts are alike, none is worth a trial. Otherwise a
+// client that claims the best of everything would explore for ever, and push others off their
+// experts. No claim raises the bonus; the cost of movement is at most w whatever link is claimed.
+// Fitness is as FitnessOf has it. Deterministic.
 ScoreMatrix BuildScore(const FitnessTable& table, const ScoreProblem& problem,
                        const FitnessOptions& fitness, const ScoreOptions& options);
 

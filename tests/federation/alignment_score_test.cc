@@ -90,6 +90,41 @@ TEST(Exploration, ByUcbIsTheConfidenceBoundOfEachLayer) {
   EXPECT_EQ(score.bonus.row(1), Eigen::RowVector4d::Zero());
 }
 
+TEST(Exploration, IsWorthLessToAClientThatHardlyPrefersAnyExpertOnceClaimsAreBounded) {
+  FitnessOptions bounded = kRawAccuracy;
+  bounded.claims = FitnessClaims::kBounded;
+  FitnessTable table{.experts = 2, .layers = 1};
+  const auto add = [&table](const ClientId& client, double first, double second) {
+    FitnessTable::Row& row = table.rows[client];
+    row.value = Eigen::Vector2d(first, second);
+    row.seen = {1, 1};
+    row.tried = {1, 1};
+    row.trials = Eigen::Vector2d(1.0, 1.0);
+  };
+  add("a", 0.9, 0.1);
+  add("b", 0.7, 0.3);
+  add("flat", 1.0, 1.0);
+  add("tepid", 0.45, 0.5);
+  ScoreProblem problem = Problem({{.client = "a"}, {.client = "b"}, {.client = "c"}});
+  problem.expert_bytes = {1000.0, 1000.0};
+  const ScoreOptions exploring = Exploring(ExplorationStrategy::kUcb);
+  const double whole = 2.0 * std::sqrt(std::log(3.0) / 2.0);
+  const auto bonus_beside_a_and_b = [&](const ClientId& client) {
+    problem.clients[2].client = client;
+    return BuildScore(table, problem, bounded, exploring).bonus;
+  };
+  const Eigen::MatrixXd flat = bonus_beside_a_and_b("flat");
+  EXPECT_DOUBLE_EQ(flat(0, 0), whole);
+  EXPECT_DOUBLE_EQ(flat(1, 1), whole) << "the median";
+  EXPECT_EQ(flat(2, 0), 0.0);
+  EXPECT_NEAR(bonus_beside_a_and_b("tepid")(2, 1), whole * 0.05 / (0.4 / 2.0), 1e-12);
+  EXPECT_NEAR(BuildScore(table, problem, kRawAccuracy, exploring).bonus(2, 1), whole, 1e-12);
+
+  problem.clients = {{.client = "flat"}, {.client = "new"}};
+  EXPECT_DOUBLE_EQ(BuildScore(table, problem, bounded, exploring).bonus(0, 0), whole)
+      << "nobody has preferences";
+}
+
 TEST(Exploration, ForgetsTrialsAtTheRateOfTheDiscount) {
   FitnessOptions options = kRawAccuracy;
   options.trial_discount = 0.5;
