@@ -123,6 +123,14 @@ EXPERIMENTS = {
               "population, fading at 1", "trunk loss", "soup", "post-hoc gates", "random", "static", "none", "full"),
         small=("run.rounds=2", "model.width=16", "model.expert_width=16", "fleet.data.max_examples=80",
                "fleet.data.max_test_examples=100", "fleet.data.domains.examples=80", "fleet.test_examples=128")),
+    "label_skew_cifar10": Experiment(
+        title="What helps where clients differ in labels: CIFAR-10",
+        sweeps=tuple(Sweep(f"label_skew_cifar10_{kind}{suffix}.sweep.yaml", arm=arm, group=group)
+                     for kind, group in (("dirichlet", "Dirichlet {fleet.data.partition.alpha}"),
+                                         ("classes", "{fleet.data.partition.classes_per_client} classes a client"))
+                     for suffix, arm in (("", "{alignment.strategy}"), ("_population", "population, fading at 1"))),
+        arms=("population, fading at 1", "balanced", "random", "none"), small=CIFAR_SMALL, data_seed=PARTITION_SEED,
+        champion="population, fading at 1", reference="random"),
     "fitness": Experiment(
         title="Fitness signals, exploration and movement",
         sweeps=(Sweep("fitness.sweep.yaml", arm="{fitness.signal}"),

@@ -224,6 +224,13 @@ class SmallFormsTest(EndToEndTest):
                         "--set", f"fleet.data.path={images}")
 
     @unittest.skipUnless(ARCHIVE.exists(), "the images of CIFAR-10 are not here")
+    def test_label_skew_cifar10(self):
+        images = self.folder / "images"
+        unpack_images(images)
+        self.expect_all("label_skew_cifar10", ["Dirichlet 0.1", "Dirichlet 0.3", "Dirichlet 0.8", "2 classes a client", "4 classes a client"],
+                        "--set", f"fleet.data.path={images}")
+
+    @unittest.skipUnless(ARCHIVE.exists(), "the images of CIFAR-10 are not here")
     def test_flexmoe(self):
         images = self.folder / "images"
         unpack_images(images)
