@@ -10,11 +10,24 @@ std::string ParentOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-Status WriteAndSync(FileSystem& files, const std::string& path, std::span<const std::byte> bytes) {
+Status Write(FileSystem& files, const std::string& path, std::span<const std::byte> bytes,
+             bool sync) {
   FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, files.Create(path));
   FEDMOE_RETURN_IF_ERROR(file->Append(bytes));
-  FEDMOE_RETURN_IF_ERROR(file->Sync());
+  if (sync) FEDMOE_RETURN_IF_ERROR(file->Sync());
   return file->Close();
+}
+
+// By way of a temporary name.
+Status Replace(FileSystem& files, const std::string& path, std::span<const std::byte> bytes,
+               bool sync) {
+  const std::string temporary = path + ".tmp";
+  Status status = Write(files, temporary, bytes, sync);
+  if (status.ok()) status = files.Rename(temporary, path);
+  // Best effort: what failed first is what the caller must hear, and the next write truncates the
+  // leftover.
+  if (!status.ok() && files.Exists(temporary)) static_cast<void>(files.Remove(temporary));
+  return status;
 }
 
 }  // namespace
@@ -28,20 +41,22 @@ std::string JoinPath(std::string_view directory, std::string_view name) {
 
 Status WriteFileAtomically(FileSystem& files, const std::string& path,
                            std::span<const std::byte> bytes) {
-  const std::string temporary = path + ".tmp";
-  Status status = WriteAndSync(files, temporary, bytes);
-  if (status.ok()) status = files.Rename(temporary, path);
-  if (!status.ok()) {
-    // Best effort: what failed first is what the caller must hear, and the next write truncates the
-    // leftover.
-    if (files.Exists(temporary)) static_cast<void>(files.Remove(temporary));
-    return status;
-  }
+  FEDMOE_RETURN_IF_ERROR(Replace(files, path, bytes, /*sync=*/true));
   return files.SyncDirectory(ParentOf(path));
 }
 
 Status WriteFileAtomically(FileSystem& files, const std::string& path, std::string_view text) {
   return WriteFileAtomically(files, path, AsBytes(text));
+}
+
+Status ReplaceFile(FileSystem& files, const std::string& path, std::string_view text) {
+  return Replace(files, path, AsBytes(text), /*sync=*/false);
+}
+
+Status SyncFile(FileSystem& files, const std::string& path) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, files.OpenForAppend(path));
+  FEDMOE_RETURN_IF_ERROR(file->Sync());
+  return file->Close();
 }
 
 Result<std::string> ReadFile(FileSystem& files, const std::string& path, std::uint64_t max_bytes) {

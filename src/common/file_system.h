@@ -88,6 +88,12 @@ Status WriteFileAtomically(FileSystem& files, const std::string& path,
                            std::span<const std::byte> bytes);
 Status WriteFileAtomically(FileSystem& files, const std::string& path, std::string_view text);
 
+// The same without a sync: whole for who reads, but not durable. For what something else keeps.
+Status ReplaceFile(FileSystem& files, const std::string& path, std::string_view text);
+
+// Makes the content of a file that is there durable; its name takes a sync of its directory.
+Status SyncFile(FileSystem& files, const std::string& path);
+
 // The whole file, or RESOURCE_EXHAUSTED "PATH is N bytes, over the limit of M".
 Result<std::string> ReadFile(FileSystem& files, const std::string& path, std::uint64_t max_bytes);
 

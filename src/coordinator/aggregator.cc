@@ -11,7 +11,7 @@ namespace fedmoe {
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, Spool& spool, ShardStore& store,
-                                const ParallelFor& parallel) {
+                                const ParallelFor& parallel, Syncing syncing) {
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<SpooledUpdate> updates, FindUpdates(spool, plan, spec));
   const MergeInputs inputs{.spec = spec,
                            .options = options,
@@ -35,7 +35,7 @@ Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions&
     };
     changed.push_back(std::move(content));
   }
-  return store.Stage(version, &base, changed);
+  return store.Stage(version, &base, changed, syncing);
 }
 
 Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store,

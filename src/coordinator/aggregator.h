@@ -17,10 +17,12 @@ namespace fedmoe {
 // experts are merged once more before, for the mean, which takes a file of the size of one expert a
 // layer in the spool while it runs. A block that would not be finite is an error. The same bytes
 // for any `parallel`, over which windows are summed. Errors name the update, shard or block.
+// `syncing` is Stage()'s.
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, Spool& spool, ShardStore& store,
-                                const ParallelFor& parallel = {});
+                                const ParallelFor& parallel = {},
+                                Syncing syncing = Syncing::kNow);
 
 // Version 0, from the run's seed, or where `upcycling` is not null from what it gives.
 Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store,

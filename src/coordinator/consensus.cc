@@ -19,7 +19,7 @@ Result<ConsensusMeans> ConsensusMeans::Compute(const MergeInputs& inputs, const 
     bytes += static_cast<std::uint64_t>(inputs.spec.ShardBytes(group.shards.front()));
   }
   // Never kept: the task's number is in its temporary name only.
-  FEDMOE_ASSIGN_OR_RETURN(means.scratch_, spool.Begin(0, bytes));
+  means.scratch_ = spool.Begin(0, bytes);
   for (const ConsensusGroup& group : inputs.plan.consensus) {
     FEDMOE_RETURN_IF_ERROR(means.Append(inputs, group, base));
   }

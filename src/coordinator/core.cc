@@ -45,6 +45,7 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
   };
   if (!polls_.empty()) earlier(next_poll_end_ms_);
   if (state_.phase == Phase::kFinished && !Finished()) earlier(linger_until_ms_);
+  if (const Milliseconds portion = NextPortionMs(); portion >= 0) earlier(portion);
   return wake;
 }
 
@@ -105,13 +106,17 @@ void CoordinatorCore::Handle(const Event& event) {
     snapshot_due_ = true;
     clean_up_due_ = true;
     ++commits_;
+    // Of the round that is over.
+    for (const std::string& path : std::exchange(kept_updates_, {})) journal_->Forget(path);
   }
   for (Action& action : result.actions) Execute(std::move(action));
+  for (const Event& next : std::exchange(following_, {})) Handle(next);
 }
 
 fedmoe::Status CoordinatorCore::MakeDurable() {
   FEDMOE_RETURN_IF_ERROR(journal_->Commit().WithContext("journal"));
   journal_dirty_ = false;
+  kept_permits_.clear();
   if (state_.phase != Phase::kFinished) return fedmoe::Status::Ok();
   // No later time comes for what is otherwise done beside the next round.
   house_->Wait();
@@ -135,7 +140,7 @@ void CoordinatorCore::Flush() {
   while (!deferred_.empty()) {
     for (auto& reply : std::exchange(deferred_, {})) reply(fedmoe::Status::Ok());
   }
-  if (changed) KeepHouse();
+  KeepHouse();
 }
 
 void CoordinatorCore::OnFatal(const fedmoe::Status& status) {

@@ -35,6 +35,8 @@
 
 namespace fedmoe {
 
+inline constexpr Milliseconds kLongAgoMs = Milliseconds{1} << 40;
+
 // The journal's fact of the version with which the run was over for its clients, too: all were
 // told, or had the time to ask.
 inline constexpr char kToldFact[] = "told_of_end";
@@ -88,9 +90,19 @@ class Upload : public std::enable_shared_from_this<Upload> {
 
  private:
   friend class CoordinatorCore;
+  // The bytes of a small update on their way into the journal; they count among those of all
+  // updates while the permit lives.
+  struct KeptUpdateBytes {
+    std::string bytes;
+    std::shared_ptr<void> permit;  // null: the update is synced by itself
+  };
   void FinishOnWorker(const VerdictDone& done);
-  void KeepIfFirst(const Verdict& content, const VerdictDone& done);
-  Result<Verdict> Check();
+  void KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const VerdictDone& done);
+  void KeepInJournal(KeptUpdateBytes bytes, const VerdictDone& done);
+  // `bytes` is what has come.
+  Result<Verdict> Check(const RandomAccessFile& bytes) const;
+  // Of an accepted update, if the journal is to keep it.
+  Result<KeptUpdateBytes> BytesToKeep(const RandomAccessFile& bytes) const;
 
   CoordinatorCore& core_;
   const SessionId session_;
@@ -188,6 +200,9 @@ class CoordinatorCore {
   CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
+  fedmoe::Status OpenFiles(const StoreHints& hints);
+  // What the journal keeps of files is put back where it is missing.
+  Result<StoreHints> RestoreFiles();
   Result<Manifest> StageInitial();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
   fedmoe::Status ContinueTheEnd();
@@ -233,7 +248,10 @@ class CoordinatorCore {
   // What came of the last one. Reports that could not be written wait for the next time; the error
   // is theirs.
   fedmoe::Status TakeHousekeeping();
-  fedmoe::Status PutBack(std::vector<RoundReport> left, const fedmoe::Status& status);
+  fedmoe::Status PutBack(HouseWork work, const fedmoe::Status& status);
+  bool SnapshotIsDue() const;
+  // When it is time for it; negative: nothing is due, or it is under way.
+  Milliseconds NextPortionMs() const;
   // All that is due, here and now: while none is under way.
   fedmoe::Status KeepHouseNow();
   fedmoe::Status TakeSnapshot();
@@ -313,6 +331,12 @@ class CoordinatorCore {
   bool clean_up_due_ = false;     // since the last housekeeping
   int commits_ = 0;               // since the last snapshot
   Milliseconds snapshot_ms_ = 0;  // when that was
+  Milliseconds portion_ms_ = -kLongAgoMs;  // when the last housekeeping began
+  // Paths within the run directory of files that the journal keeps.
+  std::set<std::string> kept_checkpoints_;
+  std::vector<std::string> kept_updates_;
+  // Those kept bytes that wait for the journal's next commit.
+  std::vector<std::shared_ptr<void>> kept_permits_;
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory
@@ -326,7 +350,15 @@ class CoordinatorCore {
   std::map<ClientId, std::vector<std::weak_ptr<void>>> uploads_;  // under way
   std::map<TaskId, ParkedUpload> parked_;                         // cut
   std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;   // of the event in hand
-  std::optional<Manifest> staged_;
+  struct StagedVersion {
+    Manifest manifest;
+    Syncing syncing = Syncing::kNow;
+    std::vector<KeptFile> files;  // for the journal to keep
+  };
+  Result<StagedVersion> Stage(const Aggregate& action);
+  void CommitSmallVersion(RoundNumber round);
+  std::optional<StagedVersion> staged_;
+  std::vector<Event> following_;  // that actions of the event in hand have brought about
   std::set<ClientId> told_;  // know that the run is over
   Milliseconds linger_until_ms_ = 0;
   RunSummary summary_;
@@ -334,6 +366,7 @@ class CoordinatorCore {
   fedmoe::Status fatal_;
 
   std::atomic<std::uint64_t> bytes_down_{0}, bytes_up_{0};
+  std::atomic<std::uint64_t> kept_bytes_{0};  // of updates, on their way into the journal
   std::atomic<bool> sweep_posted_{false};  // abandoned polls are about to be ended
 
   mutable std::mutex mutex_;

@@ -125,25 +125,56 @@ void CoordinatorCore::On(CancelTasks& action) {
 
 void CoordinatorCore::On(Aggregate& action) {
   pool_->Run([this, action] {
-    Result<Manifest> base = store_->Get(action.base_version);
-    Result<Manifest> staged =
-        base.ok()
-            ? AggregateRound(options_.run.spec, options_.run.aggregation, action.plan, action.round,
-                             *base, *spool_, *store_, LoopOnThreads(options_.worker_threads))
-            : base;
-    Post([this, round = action.round, staged = std::move(staged)] {
-      if (!staged.ok()) {
-        return Handle(
-            AggregationFailed{.at_ms = Now(), .round = round, .error = staged.status().message()});
+    const auto staged = std::make_shared<Result<StagedVersion>>(Stage(action));
+    Post([this, round = action.round, staged] {
+      if (!staged->ok()) {
+        return Handle(AggregationFailed{
+            .at_ms = Now(), .round = round, .error = staged->status().message()});
       }
-      staged_ = *staged;
-      Handle(Aggregated{.at_ms = Now(), .round = round, .shards = staged->Digests()});
+      staged_ = std::move(*staged).value();
+      Handle(Aggregated{.at_ms = Now(), .round = round, .shards = staged_->manifest.Digests()});
     });
   });
 }
 
+// On the pool. The journal takes the files of a small version: its commit makes them durable with
+// the round, and none waits for a sync of its own.
+Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& action) {
+  FEDMOE_ASSIGN_OR_RETURN(const Manifest base, store_->Get(action.base_version));
+  const AggregationOptions& options = options_.run.aggregation;
+  StagedVersion staged;
+  const bool small = store_->StagedBytes(action.plan.changed_shards,
+                                         MomentCount(options.optimizer)) <= kMaxKeptBytes;
+  if (small) staged.syncing = Syncing::kLater;
+  FEDMOE_ASSIGN_OR_RETURN(
+      staged.manifest,
+      AggregateRound(options_.run.spec, options, action.plan, action.round, base, *spool_, *store_,
+                     LoopOnThreads(options_.worker_threads), staged.syncing));
+  if (small && options_.durability == Durability::kFull) {
+    FEDMOE_ASSIGN_OR_RETURN(staged.files, store_->StagedFiles(staged.manifest));
+  }
+  return staged;
+}
+
+void CoordinatorCore::CommitSmallVersion(RoundNumber round) {
+  if (const fedmoe::Status written = store_->Commit(staged_->manifest, Syncing::kLater);
+      !written.ok()) {
+    store_->Discard(staged_->manifest);
+    following_.push_back(
+        CheckpointFailed{.at_ms = Now(), .round = round, .error = written.message()});
+    return;
+  }
+  for (KeptFile& file : staged_->files) {
+    file.path = JoinPath(kCheckpointsFolder, file.path);
+    kept_checkpoints_.insert(file.path);
+    journal_->Keep(std::move(file));
+  }
+  following_.push_back(CheckpointWritten{.at_ms = Now(), .round = round});
+}
+
 void CoordinatorCore::On(WriteCheckpoint& action) {
-  pool_->Run([this, round = action.round, staged = *staged_] {
+  if (staged_->syncing == Syncing::kLater) return CommitSmallVersion(action.round);
+  pool_->Run([this, round = action.round, staged = staged_->manifest] {
     const fedmoe::Status written = store_->Commit(staged);
     if (!written.ok()) store_->Discard(staged);
     Post([this, round, written] {

@@ -39,15 +39,13 @@ fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
   // Before the checkpoints are read, which are then of another model.
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
-  FEDMOE_ASSIGN_OR_RETURN(
-      store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
-  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
   pool_ = std::make_shared<WorkerPool>(options_.worker_threads);
   syncs_ = std::make_unique<WorkerPool>(kSyncThreads);
   origin_ms_ = clock_.NowMs();
 
   if (recovered) return ContinueRun(std::move(*recovered));
 
+  FEDMOE_RETURN_IF_ERROR(OpenFiles({}));
   FEDMOE_ASSIGN_OR_RETURN(const Manifest initial, StageInitial());
   FEDMOE_RETURN_IF_ERROR(store_->Commit(initial));
   // Of this run alone: clients keep state and finished updates by it, which another run with the
@@ -61,6 +59,29 @@ fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(journal_->SetFact("version", kVersion));
   state_ = InitialState(options_.run, initial.Digests());
   return journal_->Snapshot(state_);
+}
+
+fedmoe::Status CoordinatorCore::OpenFiles(const StoreHints& hints) {
+  FEDMOE_ASSIGN_OR_RETURN(
+      store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec, hints));
+  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
+  return fedmoe::Status::Ok();
+}
+
+Result<StoreHints> CoordinatorCore::RestoreFiles() {
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<KeptFile> kept, journal_->KeptFiles());
+  FEDMOE_RETURN_IF_ERROR(RestoreKeptFiles(files_, directory_.path(), kept));
+  StoreHints hints;
+  const std::string checkpoints = JoinPath(kCheckpointsFolder, "");
+  for (const KeptFile& file : kept) {
+    if (file.path.starts_with(checkpoints)) {
+      kept_checkpoints_.insert(file.path);
+      hints.restored.insert(file.path.substr(checkpoints.size()));
+    } else {
+      kept_updates_.push_back(file.path);
+    }
+  }
+  return hints;
 }
 
 fedmoe::Status CoordinatorCore::CheckStoredSpec() const {
@@ -106,6 +127,9 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
       if (Report* report = std::get_if<Report>(&action)) On(*report);
     }
   }
+  FEDMOE_ASSIGN_OR_RETURN(StoreHints hints, RestoreFiles());
+  hints.newest = state_.version;
+  FEDMOE_RETURN_IF_ERROR(OpenFiles(hints));
   // The coordinator's own clock stood still while none ran.
   base_ms_ = state_.now_ms;
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,

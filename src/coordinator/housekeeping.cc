@@ -11,21 +11,23 @@ namespace {
 
 // A snapshot costs as much as a short round: it is taken after so many commits, or this much time.
 // A restart replays what came since.
-constexpr int kCommitsPerSnapshot = 32;
+constexpr int kCommitsPerSnapshot = 64;
 constexpr Milliseconds kSnapshotMs = 1'000;
+
+// Rounds that are shorter than this have their reports written, and the disk waited for, together.
+constexpr Milliseconds kPortionMs = 250;
 
 }  // namespace
 
 Status HouseWork::Do() {
-  while (!reports.empty()) {
-    const Status written = directory->AppendReport(reports.front());
-    if (!written.ok()) {
+  if (!reports.empty()) {
+    if (const Status written = directory->AppendReports(reports); !written.ok()) {
       const Status status = written.WithContext(
           "the report of round " + std::to_string(reports.front().round) + " could not be written");
       spdlog::error("{}", status.message());
       return status;
     }
-    reports.erase(reports.begin());
+    reports.clear();
   }
   if (!clean_up) return Status::Ok();
   if (const Status cleaned = spool->RemoveExcept(keep, end); !cleaned.ok()) {
@@ -34,11 +36,29 @@ Status HouseWork::Do() {
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
+  if (const Status synced = Settle(); !synced.ok()) {
+    settled.clear();
+    spdlog::warn("checkpoints: {}", synced.message());
+  }
   return Status::Ok();
 }
 
+Status HouseWork::Settle() {
+  bool any = false;
+  for (const std::string& path : kept) {
+    const std::string whole = JoinPath(directory->path(), path);
+    if (files->Exists(whole)) {
+      FEDMOE_RETURN_IF_ERROR(SyncFile(*files, whole));
+      any = true;
+    }
+    settled.push_back(path);
+  }
+  return any ? files->SyncDirectory(directory->CheckpointsPath()) : Status::Ok();
+}
+
 HouseWork CoordinatorCore::DueHouseWork() {
-  HouseWork work{.directory = &directory_,
+  HouseWork work{.files = &files_,
+                 .directory = &directory_,
                  .spool = spool_.get(),
                  .store = store_.get(),
                  .reports = std::exchange(reports_, {}),
@@ -50,24 +70,35 @@ HouseWork CoordinatorCore::DueHouseWork() {
   work.keep_versions = options_.keep_versions;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
+  if (SnapshotIsDue() || state_.phase == Phase::kFinished) work.kept = kept_checkpoints_;
   return work;
+}
+
+bool CoordinatorCore::SnapshotIsDue() const {
+  return commits_ >= kCommitsPerSnapshot || Now() - snapshot_ms_ >= kSnapshotMs;
+}
+
+Milliseconds CoordinatorCore::NextPortionMs() const {
+  if (house_->busy() || (reports_.empty() && !clean_up_due_)) return -1;
+  return portion_ms_ + kPortionMs;
 }
 
 void CoordinatorCore::KeepHouse() {
   if (!fatal_.ok() || house_->busy()) return;
   // Of a portion that has ended and whose word is still on its way, too: nothing of it may be lost.
   static_cast<void>(TakeHousekeeping());
-  if (reports_.empty() && !clean_up_due_) return;
+  const Milliseconds due_ms = NextPortionMs();
+  if (due_ms < 0 || Now() < due_ms) return;
+  portion_ms_ = Now();
   house_->Begin();
   pool_->Run([this, work = DueHouseWork()]() mutable {
     const fedmoe::Status status = work.Do();
-    house_->End(std::move(work.reports), status);
+    house_->End(std::move(work), status);
     Post([this] {
       // The next portion may be under way already: nothing else may write reports beside it, and no
       // snapshot forget what it has not written.
       if (house_->busy() || !TakeHousekeeping().ok()) return;
-      const bool due = commits_ >= kCommitsPerSnapshot || Now() - snapshot_ms_ >= kSnapshotMs;
-      if (due) {
+      if (SnapshotIsDue()) {
         if (!KeepHouseNow().ok()) return;
         if (const fedmoe::Status taken = TakeSnapshot(); !taken.ok()) return OnFatal(taken);
       }
@@ -79,7 +110,7 @@ void CoordinatorCore::KeepHouse() {
 fedmoe::Status CoordinatorCore::KeepHouseNow() {
   HouseWork work = DueHouseWork();
   const fedmoe::Status done = work.Do();
-  return PutBack(std::move(work.reports), done);
+  return PutBack(std::move(work), done);
 }
 
 // After the reports of the events that it forgets.
@@ -94,16 +125,19 @@ fedmoe::Status CoordinatorCore::TakeSnapshot() {
 }
 
 fedmoe::Status CoordinatorCore::TakeHousekeeping() {
-  std::vector<RoundReport> left;
-  const fedmoe::Status status = house_->Take(left);
-  return PutBack(std::move(left), status);
+  HouseWork work;
+  const fedmoe::Status status = house_->Take(work);
+  return PutBack(std::move(work), status);
 }
 
 // Reports that could not be written come before those that were made since.
-fedmoe::Status CoordinatorCore::PutBack(std::vector<RoundReport> left,
-                                        const fedmoe::Status& status) {
-  reports_.insert(reports_.begin(), std::make_move_iterator(left.begin()),
-                  std::make_move_iterator(left.end()));
+fedmoe::Status CoordinatorCore::PutBack(HouseWork work, const fedmoe::Status& status) {
+  reports_.insert(reports_.begin(), std::make_move_iterator(work.reports.begin()),
+                  std::make_move_iterator(work.reports.end()));
+  for (const std::string& path : work.settled) {
+    journal_->Forget(path);
+    kept_checkpoints_.erase(path);
+  }
   if (!status.ok()) clean_up_due_ = true;
   return status;
 }

@@ -5,8 +5,10 @@
 #include <condition_variable>
 #include <mutex>
 #include <set>
+#include <string>
 #include <vector>
 
+#include "common/file_system.h"
 #include "common/ids.h"
 #include "common/result.h"
 #include "federation/round_report.h"
@@ -18,6 +20,7 @@ namespace fedmoe {
 
 // One portion of it. The pointers outlive the work.
 struct HouseWork {
+  FileSystem* files = nullptr;
   RunDirectory* directory = nullptr;
   Spool* spool = nullptr;
   ShardStore* store = nullptr;
@@ -29,10 +32,16 @@ struct HouseWork {
   TaskId end = 0;
   int keep_versions = 0;
   std::set<ModelVersion> pinned;
+  // Checkpoints that the journal keeps, as paths within the run directory: to be synced. Those that
+  // need it no longer, since they are durable or gone, are put into `settled`.
+  std::set<std::string> kept;
+  std::vector<std::string> settled;
 
-  // Reports in order; the error of the first that cannot be written, then nothing is removed.
-  // Failures to remove are logged.
+  // The error where reports cannot be written; then nothing is removed. Other failures are logged.
   Status Do();
+
+ private:
+  Status Settle();
 };
 
 // The portion under way, between the round thread and the pool. Thread-safe.
@@ -42,11 +51,11 @@ class Housekeeping {
     const std::lock_guard lock(mutex_);
     busy_ = true;
   }
-  void End(std::vector<RoundReport> left, Status status) {
+  void End(HouseWork work, Status status) {
     {
       const std::lock_guard lock(mutex_);
       taken_ = false;
-      left_ = std::move(left);
+      work_ = std::move(work);
       status_ = std::move(status);
       busy_ = false;
     }
@@ -60,12 +69,12 @@ class Housekeeping {
     std::unique_lock lock(mutex_);
     idle_.wait(lock, [this] { return !busy_; });
   }
-  // Once after each End(), else OK and nothing left.
-  Status Take(std::vector<RoundReport>& left) {
+  // What became of it: once after each End(), else OK and nothing.
+  Status Take(HouseWork& work) {
     const std::lock_guard lock(mutex_);
     if (busy_ || taken_) return Status::Ok();
     taken_ = true;
-    left = std::move(left_);
+    work = std::move(work_);
     return status_;
   }
 
@@ -74,7 +83,7 @@ class Housekeeping {
   std::condition_variable idle_;
   bool busy_ = false;
   bool taken_ = true;
-  std::vector<RoundReport> left_;
+  HouseWork work_;
   Status status_;
 };
 

@@ -11,6 +11,10 @@ namespace {
 // that those of tasks that have lapsed do not add up.
 constexpr std::size_t kMaxUploadsPerClient = 2;
 
+// Bytes of updates in memory on their way into the journal, of all clients together. Past it they
+// are synced by themselves.
+constexpr std::uint64_t kMaxKeptBytesOfAll = std::uint64_t{8} << 20;
+
 }  // namespace
 
 void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader& header,
@@ -41,20 +45,13 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
         " bytes are here, so it cannot go on at byte " + std::to_string(offset)));
   }
   under_way.push_back(ticket);
-  if (offset > 0) {
-    return reply(UploadStart{.verdict = std::nullopt,
-                             .upload = std::make_shared<Upload>(*this, session, task, header,
-                                                                std::move(parked), ticket)});
+  if (offset == 0) {
+    DropFile(std::move(parked));
+    parked = spool_->Begin(header.task, header.total_bytes);
   }
-  pool_->Run([this, task, header, session, reply, ticket,
-              left = std::shared_ptr<IncomingUpdate>(std::move(parked))]() mutable {
-    left.reset();
-    Result<std::unique_ptr<IncomingUpdate>> file = spool_->Begin(header.task, header.total_bytes);
-    if (!file.ok()) return reply(file.status());
-    reply(UploadStart{.verdict = std::nullopt,
-                      .upload = std::make_shared<Upload>(*this, session, task, header,
-                                                         std::move(*file), ticket)});
-  });
+  reply(UploadStart{.verdict = std::nullopt,
+                    .upload = std::make_shared<Upload>(*this, session, task, header,
+                                                       std::move(parked), ticket)});
 }
 
 // ---- Transfers that were cut. On the round thread, but for Park().
@@ -153,17 +150,45 @@ void Upload::Finish(VerdictDone done) {
 }
 
 void Upload::FinishOnWorker(const VerdictDone& done) {
-  Result<Verdict> content = Check();
+  KeptUpdateBytes kept;
+  const auto judge = [&]() -> Result<Verdict> {
+    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> bytes, file_->Read());
+    FEDMOE_ASSIGN_OR_RETURN(Verdict verdict, Check(*bytes));
+    if (verdict.accepted()) {
+      FEDMOE_ASSIGN_OR_RETURN(kept, BytesToKeep(*bytes));
+    }
+    return verdict;
+  };
+  const Result<Verdict> content = judge();
   if (!content.ok()) return done(content.status());
   if (!content->accepted()) file_.reset();
-  core_.PostOr(
-      [self = shared_from_this(), verdict = *content, done] { self->KeepIfFirst(verdict, done); },
-      [done] { done(Cancelled("the coordinator is going down")); });
+  core_.PostOr([self = shared_from_this(), verdict = *content, kept = std::move(kept),
+                done]() mutable { self->KeepIfFirst(verdict, std::move(kept), done); },
+               [done] { done(Cancelled("the coordinator is going down")); });
+}
+
+Result<Upload::KeptUpdateBytes> Upload::BytesToKeep(const RandomAccessFile& bytes) const {
+  const std::uint64_t size = header_.total_bytes;
+  if (size > kMaxKeptBytes || core_.options_.durability != Durability::kFull) {
+    return KeptUpdateBytes{};
+  }
+  std::atomic<std::uint64_t>& all = core_.kept_bytes_;
+  if (all.fetch_add(size) + size > kMaxKeptBytesOfAll) {
+    all -= size;
+    return KeptUpdateBytes{};
+  }
+  KeptUpdateBytes kept;
+  kept.permit = std::shared_ptr<void>(&all, [size](void* count) {
+    *static_cast<std::atomic<std::uint64_t>*>(count) -= size;
+  });
+  kept.bytes.resize(static_cast<std::size_t>(size));
+  FEDMOE_RETURN_IF_ERROR(bytes.ReadAt(0, std::as_writable_bytes(std::span(kept.bytes))));
+  return kept;
 }
 
 // On the round thread. Only one update of a task may become durable: one that comes beside it, or
 // after it, must not take the place of the bytes that were counted.
-void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
+void Upload::KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const VerdictDone& done) {
   const auto task = core_.state_.tasks.find(task_.task);
   const bool open =
       task != core_.state_.tasks.end() && core_.state_.phase == Phase::kReporting &&
@@ -176,12 +201,27 @@ void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
     return done(Unavailable("another upload of task " + std::to_string(task_.task) +
                             " is being taken in; ask again"));
   }
+  if (bytes.permit != nullptr) return KeepInJournal(std::move(bytes), done);
   core_.pool_->Run([self = shared_from_this(), done] {
     const Status kept = self->file_->Keep();
     if (kept.ok()) return self->core_.MakeUpdateDurable(self, done);
     self->core_.PostOr([self, kept, done] { self->core_.CountKept(self->header_, kept, done); },
                        [done] { done(Cancelled("the coordinator is going down")); });
   });
+}
+
+// On the round thread. With the event that counts it the journal takes the update's bytes; the file
+// has its name for whoever merges it, and is synced by nobody.
+void Upload::KeepInJournal(KeptUpdateBytes bytes, const VerdictDone& done) {
+  const Status named = file_->Keep();
+  if (named.ok()) {
+    KeptFile file{.path = JoinPath(kSpoolFolder, KeptUpdateName(task_.task)),
+                  .bytes = std::move(bytes.bytes)};
+    core_.kept_updates_.push_back(file.path);
+    core_.kept_permits_.push_back(std::move(bytes.permit));
+    core_.journal_->Keep(std::move(file));
+  }
+  core_.CountKept(header_, named, done);
 }
 
 // An update that has its name and is being made durable: its bytes by one job, its name by another.
@@ -237,19 +277,18 @@ void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status
   HandleUpdate(header, Verdict{});
 }
 
-Result<Verdict> Upload::Check() {
+Result<Verdict> Upload::Check(const RandomAccessFile& bytes) const {
   if (received_bytes_ != header_.total_bytes) {
     return Verdict{RejectReason::kMalformed, "the header announces " +
                                                  std::to_string(header_.total_bytes) + " bytes, " +
                                                  std::to_string(received_bytes_) + " came"};
   }
-  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> bytes, file_->Read());
   const ModelSpec& spec = core_.options().run.spec;
-  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*bytes, task_.task, spec.blocks.size()));
+  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(bytes, task_.task, spec.blocks.size()));
   if (!parsed.verdict.accepted()) return parsed.verdict;
   Verdict verdict = ValidateUpdate(header_, parsed.blocks, task_, spec);
   if (!verdict.accepted()) return verdict;
-  return VerifyPayloads(*bytes, parsed.blocks, spec);
+  return VerifyPayloads(bytes, parsed.blocks, spec);
 }
 
 }  // namespace fedmoe

@@ -102,7 +102,7 @@ Status TaskRunner::Hand(const TaskAssignment& task, const VirtualClient& client,
                     .total_bytes = EncodedUpdateBytes(blocks),
                     .feedback = std::move(update.feedback)};
   outcome.state = std::move(update.state);
-  FEDMOE_ASSIGN_OR_RETURN(outcome.update, spool_.Begin(task.task, outcome.header.total_bytes));
+  outcome.update = spool_.Begin(task.task, outcome.header.total_bytes);
   FEDMOE_RETURN_IF_ERROR(EncodeUpdate(
       task.task, blocks,
       [&outcome](std::span<const std::byte> bytes) { return outcome.update->Append(bytes); }));

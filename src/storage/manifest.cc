@@ -1,6 +1,7 @@
 #include "storage/manifest.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string_view>
 #include <utility>
 
@@ -75,6 +76,12 @@ std::optional<CheckpointFileKind> KindOfCheckpointFile(const std::string& name) 
     return CheckpointFileKind::kTemporary;
   }
   return std::nullopt;
+}
+
+ModelVersion VersionOfCheckpointFile(const std::string& name) {
+  ModelVersion version = 0;
+  std::from_chars(name.data(), name.data() + name.size(), version);
+  return version;
 }
 
 std::string ManifestToJson(const Manifest& manifest, const ModelSpec& spec) {

@@ -13,6 +13,9 @@ std::string ValuesFileName(ModelVersion version);
 std::string MomentsFileName(ModelVersion version);
 std::string ManifestFileName(ModelVersion version);
 
+// The number that such a name begins with.
+ModelVersion VersionOfCheckpointFile(const std::string& name);
+
 // What a file name of the checkpoints directory stands for; nullopt where it is none of ours.
 enum class CheckpointFileKind { kManifest, kTensors, kTemporary };
 std::optional<CheckpointFileKind> KindOfCheckpointFile(const std::string& name);

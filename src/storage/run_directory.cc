@@ -108,8 +108,8 @@ Result<std::unique_ptr<RunDirectory>> RunDirectory::Open(FileSystem& files,
 }
 
 std::string RunDirectory::JournalPath() const { return JoinPath(path_, "journal.sqlite"); }
-std::string RunDirectory::SpoolPath() const { return JoinPath(path_, "spool"); }
-std::string RunDirectory::CheckpointsPath() const { return JoinPath(path_, "checkpoints"); }
+std::string RunDirectory::SpoolPath() const { return JoinPath(path_, kSpoolFolder); }
+std::string RunDirectory::CheckpointsPath() const { return JoinPath(path_, kCheckpointsFolder); }
 bool RunDirectory::HasRun() const { return files_.Exists(JournalPath()); }
 
 // rounds.jsonl says which rounds are reported: its line is written after the round's assignments,
@@ -160,19 +160,25 @@ Status RunDirectory::WriteAddress(const std::string& address) {
   return WriteFileAtomically(files_, JoinPath(path_, "address"), address + "\n");
 }
 
-Status RunDirectory::AppendReport(const RoundReport& report) {
+Status RunDirectory::AppendReports(const std::vector<RoundReport>& reports) {
   if (needs_repair_) FEDMOE_RETURN_IF_ERROR(RepairReports());
-  if (reported_.contains(report.round)) return Status::Ok();
-  FEDMOE_ASSIGN_OR_RETURN(std::string rows, AssignmentRows(report));
+  std::set<RoundNumber> rounds;
+  std::string rows, lines;
+  for (const RoundReport& report : reports) {
+    if (reported_.contains(report.round) || !rounds.insert(report.round).second) continue;
+    FEDMOE_ASSIGN_OR_RETURN(const std::string of_report, AssignmentRows(report));
+    rows += of_report;
+    lines += ReportToJsonLine(report) + "\n";
+  }
+  if (rounds.empty()) return Status::Ok();
   const std::string assignments = JoinPath(path_, kAssignmentsName);
   needs_repair_ = true;
   const bool has_header = files_.Exists(assignments) && files_.FileSize(assignments).ok() &&
                           *files_.FileSize(assignments) > 0;
   if (!has_header) rows.insert(0, std::string(kAssignmentsHeader) + "\n");
   FEDMOE_RETURN_IF_ERROR(AppendDurably(files_, assignments, rows));
-  FEDMOE_RETURN_IF_ERROR(
-      AppendDurably(files_, JoinPath(path_, kRoundsName), ReportToJsonLine(report) + "\n"));
-  reported_.insert(report.round);
+  FEDMOE_RETURN_IF_ERROR(AppendDurably(files_, JoinPath(path_, kRoundsName), lines));
+  reported_.merge(rounds);
   needs_repair_ = false;
   return Status::Ok();
 }

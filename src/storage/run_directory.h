@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "common/file_system.h"
 #include "common/result.h"
@@ -13,6 +14,10 @@
 #include "federation/round_state.h"
 
 namespace fedmoe {
+
+// Within the run directory.
+inline constexpr char kSpoolFolder[] = "spool";
+inline constexpr char kCheckpointsFolder[] = "checkpoints";
 
 struct RunSummary {
   std::string status;  // RunStatusName
@@ -47,9 +52,11 @@ class RunDirectory {
 
   Status WriteConfig(const std::string& yaml);      // config.yaml
   Status WriteAddress(const std::string& address);  // address: host:port that the server listens on
-  // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once). A
-  // report whose round stands there already (after a resume) is not written twice.
-  Status AppendReport(const RoundReport& report);
+  // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once), with
+  // one sync of each for all reports. A report whose round stands there already (after a resume) is
+  // not written twice. After an error they may be given again.
+  Status AppendReports(const std::vector<RoundReport>& reports);
+  Status AppendReport(const RoundReport& report) { return AppendReports({report}); }
   Status WriteSummary(const RunSummary& summary);  // summary.json
 
  private:

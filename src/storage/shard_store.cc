@@ -52,10 +52,11 @@ ShardStore::ShardStore(FileSystem& files, std::string directory, const ModelSpec
 
 Result<std::unique_ptr<ShardStore>> ShardStore::Open(FileSystem& files,
                                                      const std::string& directory,
-                                                     const ModelSpec& spec) {
+                                                     const ModelSpec& spec,
+                                                     const StoreHints& hints) {
   FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
   std::unique_ptr<ShardStore> store(new ShardStore(files, directory, spec));
-  FEDMOE_RETURN_IF_ERROR(store->ReadDirectory());
+  FEDMOE_RETURN_IF_ERROR(store->ReadDirectory(hints));
   return store;
 }
 
@@ -63,19 +64,29 @@ std::string ShardStore::PathOf(const std::string& name) const { return JoinPath(
 
 // All manifests are read before anything is removed: a directory that cannot be understood stays as
 // it is.
-Status ShardStore::ReadDirectory() {
+Status ShardStore::ReadDirectory(const StoreHints& hints) {
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
   std::set<std::string> needed;
   for (const std::string& name : names) {
     if (KindOfCheckpointFile(name) != CheckpointFileKind::kManifest) continue;
+    const ModelVersion version = VersionOfCheckpointFile(name);
+    if (hints.newest >= 0 && version > hints.newest) {
+      // Its files may be torn where they were not synced yet.
+      FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
+      continue;
+    }
     FEDMOE_ASSIGN_OR_RETURN(Manifest manifest, ReadManifest(files_, PathOf(name), spec_));
     FEDMOE_ASSIGN_OR_RETURN(const bool dropped, DropInterruptedCommit(manifest));
     if (dropped) continue;
-    FEDMOE_RETURN_IF_ERROR(CheckFiles(manifest));
+    if (const Status whole = CheckFiles(manifest); !whole.ok()) {
+      if (version == hints.newest || !hints.restored.contains(name)) return whole;
+      FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
+      continue;
+    }
     needed.merge(FilesOf(manifest));
     manifests_.emplace(manifest.version, std::move(manifest));
   }
-  for (const auto& [version, manifest] : manifests_) Index(manifest);
+  for (const auto& [number, manifest] : manifests_) Index(manifest);
   for (const std::string& name : names) {
     const std::optional<CheckpointFileKind> kind = KindOfCheckpointFile(name);
     const bool orphan = kind == CheckpointFileKind::kTensors && !needed.contains(name);
@@ -162,7 +173,7 @@ Status ShardStore::CheckStage(ModelVersion version, const Manifest* base,
 }
 
 Result<Manifest> ShardStore::Stage(ModelVersion version, const Manifest* base,
-                                   const std::vector<ShardContent>& changed) {
+                                   const std::vector<ShardContent>& changed, Syncing syncing) {
   FEDMOE_RETURN_IF_ERROR(CheckStage(version, base, changed));
   std::vector<ShardContent> ordered = changed;
   std::sort(ordered.begin(), ordered.end(),
@@ -182,7 +193,7 @@ Result<Manifest> ShardStore::Stage(ModelVersion version, const Manifest* base,
       FEDMOE_ASSIGN_OR_RETURN(staged.shards[static_cast<std::size_t>(content.shard)],
                               writer.Write(content));
     }
-    return writer.Finish();
+    return writer.Finish(syncing == Syncing::kNow);
   };
   if (const Status status = write(); !status.ok()) {
     writer.Remove();
@@ -192,14 +203,32 @@ Result<Manifest> ShardStore::Stage(ModelVersion version, const Manifest* base,
   return staged;
 }
 
-Status ShardStore::RemoveManifest(ModelVersion version) {
+std::uint64_t ShardStore::StagedBytes(const std::vector<int>& shards, int moment_count) const {
+  std::uint64_t bytes = 0;
+  for (const int shard : shards) bytes += static_cast<std::uint64_t>(spec_.ShardBytes(shard));
+  return bytes * static_cast<std::uint64_t>(1 + moment_count);
+}
+
+Result<std::vector<KeptFile>> ShardStore::StagedFiles(const Manifest& staged) const {
+  std::vector<KeptFile> contents;
+  for (const std::string& name : OwnFilesOf(staged)) {
+    FEDMOE_ASSIGN_OR_RETURN(std::string bytes,
+                            ReadFile(files_, PathOf(TemporaryName(name)), kWindowBytes));
+    contents.push_back({.path = name, .bytes = std::move(bytes)});
+  }
+  contents.push_back(
+      {.path = ManifestFileName(staged.version), .bytes = ManifestToJson(staged, spec_)});
+  return contents;
+}
+
+Status ShardStore::RemoveManifest(ModelVersion version, Syncing syncing) {
   const std::string path = PathOf(ManifestFileName(version));
   if (!files_.Exists(path)) return Status::Ok();
   FEDMOE_RETURN_IF_ERROR(files_.Remove(path));
-  return files_.SyncDirectory(directory_);
+  return syncing == Syncing::kNow ? files_.SyncDirectory(directory_) : Status::Ok();
 }
 
-Status ShardStore::Commit(const Manifest& staged) {
+Status ShardStore::Commit(const Manifest& staged, Syncing syncing) {
   const std::string path = PathOf(ManifestFileName(staged.version));
   const Result<Manifest> found = Get(staged.version);
   if (found.ok() && *found == staged) {
@@ -211,7 +240,7 @@ Status ShardStore::Commit(const Manifest& staged) {
                               " is committed, and later ones stand on it");
   }
   // No manifest may ever stand beside tensors that are not its own.
-  FEDMOE_RETURN_IF_ERROR(RemoveManifest(staged.version));
+  FEDMOE_RETURN_IF_ERROR(RemoveManifest(staged.version, syncing));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     manifests_.erase(staged.version);
@@ -233,7 +262,9 @@ Status ShardStore::Commit(const Manifest& staged) {
   }
   // The sync of the directory that ends this makes both names durable. A crash before it may leave
   // the manifest's alone: DropInterruptedCommit() knows that by the tensors' temporary name.
-  const Status status = WriteFileAtomically(files_, path, ManifestToJson(staged, spec_));
+  const std::string manifest = ManifestToJson(staged, spec_);
+  const Status status = syncing == Syncing::kNow ? WriteFileAtomically(files_, path, manifest)
+                                                 : ReplaceFile(files_, path, manifest);
   if (!status.ok()) {
     // The rename may have happened, whole or in part; a version that is reported as failed must
     // not come back.

@@ -7,6 +7,9 @@
 //                                            absent for FedAvg
 //   checkpoints/000012.json          the manifest; written last, atomically: a version exists if
 //                                    and only if its manifest does
+//
+// A version is synced when it is staged and committed (Syncing::kNow), or by whoever commits it, who
+// keeps its files' bytes elsewhere until then (kLater).
 #pragma once
 
 #include <cstdint>
@@ -23,6 +26,7 @@
 #include "common/file_system.h"
 #include "common/result.h"
 #include "federation/model_spec.h"
+#include "storage/kept_file.h"
 
 namespace fedmoe {
 
@@ -64,28 +68,46 @@ struct ShardContent {
   std::function<Status(const Sinks&)> write;
 };
 
+enum class Syncing { kNow, kLater };
+
+// What is known of a store's files from elsewhere.
+struct StoreHints {
+  ModelVersion newest = -1;  // that anybody was told of; negative: not known
+  // Names of files that were put back under their names because something kept them.
+  std::set<std::string> restored;
+};
+
 // Thread-safe: one writer, any number of readers.
 class ShardStore {
  public:
-  // Opens `directory` (created if need be), removes what an interrupted write left behind, reads
-  // manifests. DATA_LOSS names a manifest that cannot be read.
+  // Opens `directory` (created if need be), removes what an interrupted write left behind, versions
+  // above the newest, and restored ones that had been pruned; reads manifests. DATA_LOSS names a
+  // manifest that cannot be read.
   static Result<std::unique_ptr<ShardStore>> Open(FileSystem& files, const std::string& directory,
-                                                  const ModelSpec& spec);
+                                                  const ModelSpec& spec,
+                                                  const StoreHints& hints = {});
 
   std::vector<ModelVersion> Versions() const;
   Result<Manifest> Get(ModelVersion version) const;
 
   // Writes the files of `version` (base plus changed shards) under temporary names and returns the
   // manifest that it would have. Moments are spooled beside the values, so a shard passes through
-  // memory in pieces only. The files are synced. `base` may be null where `changed` has every
-  // shard. Staging a version again replaces what was staged. Errors leave no version behind.
+  // memory in pieces only. `base` may be null where `changed` has every shard. Staging a version
+  // again replaces what was staged. Errors leave no version behind.
   Result<Manifest> Stage(ModelVersion version, const Manifest* base,
-                         const std::vector<ShardContent>& changed);
-  // Makes the staged version durable: rename, sync directory, manifest. Idempotent. The newest
+                         const std::vector<ShardContent>& changed,
+                         Syncing syncing = Syncing::kNow);
+  // Bytes of the tensors that Stage() writes for these shards.
+  std::uint64_t StagedBytes(const std::vector<int>& shards, int moment_count) const;
+  // The files that Commit() will give their names, whole: for small versions. Their paths are names
+  // within the directory.
+  Result<std::vector<KeptFile>> StagedFiles(const Manifest& staged) const;
+  // Gives the staged version its names, durably with kNow: rename, sync directory, manifest.
+  // Idempotent. The newest
   // version may be committed again with other content (a crash can leave a version that its journal
   // does not know); of an older one FAILED_PRECONDITION. After an error the version is absent, or
   // whole if even taking it back failed; Commit() may be tried again.
-  Status Commit(const Manifest& staged);
+  Status Commit(const Manifest& staged, Syncing syncing = Syncing::kNow);
   // Removes what Stage() or a failed Commit() left; no effect on a committed version.
   void Discard(const Manifest& staged);
 
@@ -107,13 +129,13 @@ class ShardStore {
 
  private:
   ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec);
-  Status ReadDirectory();
+  Status ReadDirectory(const StoreHints& hints);
   Result<bool> DropInterruptedCommit(const Manifest& manifest);
   // That every file that the manifest refers to is there and long enough.
   Status CheckFiles(const Manifest& manifest);
   Status CheckStage(ModelVersion version, const Manifest* base,
                     const std::vector<ShardContent>& changed) const;
-  Status RemoveManifest(ModelVersion version);
+  Status RemoveManifest(ModelVersion version, Syncing syncing = Syncing::kNow);
   void Index(const Manifest& manifest);
   // The shard's location, its digest verified.
   Result<StoredShard> Locate(const Digest& digest) const;

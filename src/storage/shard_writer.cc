@@ -142,10 +142,10 @@ Status ShardWriter::AppendFrom(const std::string& path) {
   return files_.Remove(path);
 }
 
-Status ShardWriter::Finish() {
+Status ShardWriter::Finish(bool sync) {
   for (const std::unique_ptr<WritableFile>& file : {std::ref(values_), std::ref(moments_)}) {
     if (file == nullptr) continue;
-    FEDMOE_RETURN_IF_ERROR(file->Sync());
+    if (sync) FEDMOE_RETURN_IF_ERROR(file->Sync());
     FEDMOE_RETURN_IF_ERROR(file->Close());
   }
   return Status::Ok();

@@ -28,8 +28,8 @@ class ShardWriter {
   Status Begin();
   // The content of the next shard; the location that it has.
   Result<StoredShard> Write(const ShardContent& content);
-  // Syncs and closes.
-  Status Finish();
+  // Closes; syncs before that if so told.
+  Status Finish(bool sync);
   // Best effort, after a failure.
   void Remove();
 

@@ -21,38 +21,35 @@ std::string PaddedNumber(TaskId task) {
   return digits.size() < 4 ? std::string(4 - digits.size(), '0') + digits : digits;
 }
 
-std::string KeptName(TaskId task) { return PaddedNumber(task) + std::string(kKeptSuffix); }
-
 // The task of a kept update's file name; nullopt for any other name.
 std::optional<TaskId> TaskOf(const std::string& name) {
   if (!std::string_view(name).ends_with(kKeptSuffix)) return std::nullopt;
   const char* end = name.data() + name.size() - kKeptSuffix.size();
   TaskId task = 0;
   const auto parsed = std::from_chars(name.data(), end, task);
-  if (parsed.ec != std::errc() || parsed.ptr != end || KeptName(task) != name) return std::nullopt;
+  if (parsed.ec != std::errc() || parsed.ptr != end || KeptUpdateName(task) != name) return std::nullopt;
   return task;
 }
 
 class SpooledUpdate final : public IncomingUpdate {
  public:
   SpooledUpdate(FileSystem& files, std::string directory, TaskId task,
-                std::uint64_t announced_bytes, std::string temporary,
-                std::unique_ptr<WritableFile> file)
+                std::uint64_t announced_bytes, std::string temporary)
       : files_(files),
         directory_(std::move(directory)),
         task_(task),
         announced_bytes_(announced_bytes),
-        temporary_(std::move(temporary)),
-        file_(std::move(file)) {}
+        temporary_(std::move(temporary)) {}
 
   ~SpooledUpdate() override {
+    if (file_ == nullptr) return;
     file_.reset();
     // Best effort: Open() removes what stays.
     if (!kept_) static_cast<void>(files_.Remove(temporary_));
   }
 
   Status Append(std::span<const std::byte> bytes) override {
-    FEDMOE_RETURN_IF_ERROR(status_);
+    FEDMOE_RETURN_IF_ERROR(Create());
     if (kept_) return FailedPrecondition(Name() + " is kept already");
     if (bytes.size() > announced_bytes_ - size_) {
       return ResourceExhausted(Name() + " has " + std::to_string(size_ + bytes.size()) +
@@ -68,13 +65,13 @@ class SpooledUpdate final : public IncomingUpdate {
   std::uint64_t size() const override { return size_; }
 
   Result<std::unique_ptr<RandomAccessFile>> Read() override {
-    FEDMOE_RETURN_IF_ERROR(status_);
+    FEDMOE_RETURN_IF_ERROR(Create());
     FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(kept_ ? KeptPath() : temporary_));
     return BufferIfSmall(std::move(file));
   }
 
   Status Keep() override {
-    FEDMOE_RETURN_IF_ERROR(status_);
+    FEDMOE_RETURN_IF_ERROR(Create());
     if (kept_) return Status::Ok();
     FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
     kept_ = true;
@@ -82,13 +79,22 @@ class SpooledUpdate final : public IncomingUpdate {
   }
 
   Status Sync() override {
-    FEDMOE_RETURN_IF_ERROR(status_);
+    FEDMOE_RETURN_IF_ERROR(Create());
     return file_->Sync();
   }
 
  private:
+  // With the first use, so that Begin() needs no disk.
+  Status Create() {
+    if (file_ == nullptr && status_.ok()) {
+      Result<std::unique_ptr<WritableFile>> file = files_.Create(temporary_);
+      status_ = file.status();
+      if (file.ok()) file_ = std::move(file).value();
+    }
+    return status_;
+  }
   std::string Name() const { return "update of task " + std::to_string(task_); }
-  std::string KeptPath() const { return JoinPath(directory_, KeptName(task_)); }
+  std::string KeptPath() const { return JoinPath(directory_, KeptUpdateName(task_)); }
 
   FileSystem& files_;
   std::string directory_;
@@ -103,6 +109,8 @@ class SpooledUpdate final : public IncomingUpdate {
 
 }  // namespace
 
+std::string KeptUpdateName(TaskId task) { return PaddedNumber(task) + std::string(kKeptSuffix); }
+
 Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string& directory) {
   FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(directory));
@@ -113,23 +121,21 @@ Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string&
   return std::unique_ptr<Spool>(new Spool(files, directory));
 }
 
-Result<std::unique_ptr<IncomingUpdate>> Spool::Begin(TaskId task, std::uint64_t announced_bytes) {
+std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announced_bytes) {
   // Unique among the streams of this process and, by its id, of any other on the same directory.
   static std::atomic<std::uint64_t> counter = 0;
   const std::string temporary =
       JoinPath(directory_, PaddedNumber(task) + "." + std::to_string(::getpid()) + "-" +
                                std::to_string(++counter) + std::string(kTemporarySuffix));
-  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, files_.Create(temporary));
-  return std::unique_ptr<IncomingUpdate>(std::make_unique<SpooledUpdate>(
-      files_, directory_, task, announced_bytes, temporary, std::move(file)));
+  return std::make_unique<SpooledUpdate>(files_, directory_, task, announced_bytes, temporary);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
-  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptName(task))));
+  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptUpdateName(task))));
   return BufferIfSmall(std::move(file));
 }
 
-bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptName(task))); }
+bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptUpdateName(task))); }
 
 Status Spool::SyncNames() { return files_.SyncDirectory(directory_); }
 

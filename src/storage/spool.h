@@ -32,13 +32,17 @@ class IncomingUpdate {
   virtual Status Sync() = 0;
 };
 
+// The name that a task's kept update has within the spool.
+std::string KeptUpdateName(TaskId task);
+
 // Thread-safe.
 class Spool {
  public:
   // Removes unfinished files that a crash left.
   static Result<std::unique_ptr<Spool>> Open(FileSystem& files, const std::string& directory);
-  // Two streams for one task do not disturb each other: each has its own temporary file.
-  Result<std::unique_ptr<IncomingUpdate>> Begin(TaskId task, std::uint64_t announced_bytes);
+  // Two streams for one task do not disturb each other: each has its own temporary file, which is
+  // made with the first use.
+  std::unique_ptr<IncomingUpdate> Begin(TaskId task, std::uint64_t announced_bytes);
   Result<std::unique_ptr<RandomAccessFile>> Read(TaskId task) const;
   bool Has(TaskId task) const;
   // Makes the names of all updates kept so far durable: one sync for as many as there are.

@@ -76,9 +76,9 @@ TEST(MemoryFileSystemTest, CarriesASpool) {
   const auto spool = Spool::Open(files, "spool");
   ASSERT_TRUE(spool.ok());
   auto update = (*spool)->Begin(7, 3);
-  ASSERT_TRUE((*update)->Append(AsBytes(std::string_view("abc"))).ok());
+  ASSERT_TRUE(update->Append(AsBytes(std::string_view("abc"))).ok());
   EXPECT_FALSE((*spool)->Has(7));
-  ASSERT_TRUE((*update)->Keep().ok());
+  ASSERT_TRUE(update->Keep().ok());
   EXPECT_TRUE((*spool)->Has(7));
   ASSERT_TRUE((*spool)->RemoveExcept({}).ok());
   EXPECT_FALSE((*spool)->Has(7));

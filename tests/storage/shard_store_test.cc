@@ -288,6 +288,52 @@ TEST_F(ShardStoreTest, PrunesWhatNoKeptVersionNeeds) {
   EXPECT_EQ(store->ReadShard(versions[3].shards[0].digest).status().code(), StatusCode::kNotFound);
 }
 
+TEST_F(ShardStoreTest, TellsTheFilesOfAVersionThatIsSyncedLater) {
+  const auto store = Open();
+  const Manifest base = Write(*store, 0, nullptr, AllShards(spec_, 0.0f));
+  const std::vector<ShardContent> changed = {AllShards(spec_, 50.0f, 2)[1]};
+  const Manifest staged = store->Stage(1, &base, changed, Syncing::kLater).value();
+  std::map<std::string, std::string> contents;
+  const std::vector<KeptFile> files = store->StagedFiles(staged).value();
+  for (const KeptFile& file : files) contents[file.path] = file.bytes;
+  ASSERT_OK(store->Commit(staged, Syncing::kLater));
+  ASSERT_EQ(contents.size(), 3u);
+  for (const auto& [name, content] : contents) EXPECT_EQ(ReadAll(path_ + "/" + name), content);
+  EXPECT_EQ(store->StagedBytes({1}, 2),
+            3 * static_cast<std::uint64_t>(spec_.ShardBytes(1)));
+  // As after a power cut, and put back.
+  for (const auto& [name, content] : contents) WriteAll(path_ + "/" + name, "");
+  for (const auto& [name, content] : contents) WriteAll(path_ + "/" + name, content);
+  EXPECT_EQ(Open()->Get(1).value(), staged);
+}
+
+TEST_F(ShardStoreTest, ForgetsVersionsThatNobodyWasToldOf) {
+  const Manifest base = Write(*Open(), 0, nullptr, AllShards(spec_, 0.0f));
+  Write(*Open(), 1, &base, {AllShards(spec_, 50.0f)[1]});
+  WriteAll(path_ + "/000001.safetensors", "torn");
+  WriteAll(path_ + "/000002.json", "torn");
+  const auto store = ShardStore::Open(disk_, path_, spec_, {.newest = 0, .restored = {}});
+  ASSERT_OK(store.status());
+  EXPECT_EQ((*store)->Versions(), std::vector<ModelVersion>{0});
+  EXPECT_EQ(Names(), (std::vector<std::string>{"000000.json", "000000.safetensors"}));
+}
+
+TEST_F(ShardStoreTest, ForgetsARestoredVersionThatHadBeenPruned) {
+  const auto store = Open();
+  const Manifest base = Write(*store, 0, nullptr, AllShards(spec_, 0.0f));
+  const Manifest first = Write(*store, 1, &base, {AllShards(spec_, 50.0f)[1]});
+  const std::string manifest = ReadAll(path_ + "/000001.json");
+  Write(*store, 2, &first, AllShards(spec_, 70.0f));
+  ASSERT_OK(store->Prune(1, {}));
+  WriteAll(path_ + "/000001.json", manifest);
+  EXPECT_EQ(ShardStore::Open(disk_, path_, spec_).status().code(), StatusCode::kDataLoss)
+      << "as a rule it is a loss";
+  const auto opened =
+      ShardStore::Open(disk_, path_, spec_, {.newest = 2, .restored = {"000001.json"}});
+  ASSERT_OK(opened.status());
+  EXPECT_EQ((*opened)->Versions(), std::vector<ModelVersion>{2});
+}
+
 TEST_F(ShardStoreTest, RemovesLeftoversAndLeavesOtherFilesAlone) {
   Write(*Open(), 0, nullptr, AllShards(spec_, 0.0f));
   for (const std::string name :

@@ -25,7 +25,7 @@ class SpoolTest : public ::testing::Test {
     return content;
   }
   static void Keep(Spool& spool, TaskId task, const std::string& content) {
-    auto update = spool.Begin(task, content.size()).value();
+    auto update = spool.Begin(task, content.size());
     ASSERT_OK(update->Append(AsBytes(content)));
     ASSERT_OK(update->Keep());
   }
@@ -40,7 +40,7 @@ TEST_F(SpoolTest, KeepsAnUpdateUnderItsTasksNumber) {
   auto spool = Open();
   EXPECT_FALSE(spool->Has(12));
   {
-    auto update = spool->Begin(12, 6).value();
+    auto update = spool->Begin(12, 6);
     ASSERT_OK(update->Append(AsBytes("abc")));
     ASSERT_OK(update->Append(AsBytes("def")));
     EXPECT_EQ(update->size(), 6u);
@@ -58,7 +58,7 @@ TEST_F(SpoolTest, KeepsAnUpdateUnderItsTasksNumber) {
 
 TEST_F(SpoolTest, RefusesBytesPastTheAnnouncedSize) {
   auto spool = Open();
-  auto update = spool->Begin(3, 4).value();
+  auto update = spool->Begin(3, 4);
   ASSERT_OK(update->Append(AsBytes("abc")));
   EXPECT_EQ(update->Append(AsBytes("de")).ToString(),
             "RESOURCE_EXHAUSTED: update of task 3 has 5 bytes, over the 4 announced");
@@ -68,7 +68,7 @@ TEST_F(SpoolTest, RefusesBytesPastTheAnnouncedSize) {
 
 TEST_F(SpoolTest, RemovesAnUpdateThatIsNotKept) {
   auto spool = Open();
-  ASSERT_OK(spool->Begin(3, 4).value()->Append(AsBytes("abc")));
+  ASSERT_OK(spool->Begin(3, 4)->Append(AsBytes("abc")));
   EXPECT_EQ(Names(), std::vector<std::string>{});
 }
 
@@ -81,8 +81,8 @@ TEST_F(SpoolTest, RemovesWhatACrashLeftWhenItOpens) {
 
 TEST_F(SpoolTest, LetsTwoStreamsOfOneTaskRunSideBySide) {
   auto spool = Open();
-  auto one = spool->Begin(5, 3).value();
-  auto two = spool->Begin(5, 3).value();
+  auto one = spool->Begin(5, 3);
+  auto two = spool->Begin(5, 3);
   ASSERT_OK(one->Append(AsBytes("on")));
   ASSERT_OK(two->Append(AsBytes("two")));
   ASSERT_OK(one->Append(AsBytes("e")));
@@ -95,7 +95,7 @@ TEST_F(SpoolTest, LetsTwoStreamsOfOneTaskRunSideBySide) {
 TEST_F(SpoolTest, RemovesAllButTheTasksToKeep) {
   auto spool = Open();
   for (const TaskId task : {1, 2, 3, 123456}) Keep(*spool, task, "x");
-  auto coming = spool->Begin(4, 1).value();
+  auto coming = spool->Begin(4, 1);
   WriteAll(path_ + "/notes.update", "not the spool's");
   ASSERT_OK(spool->RemoveExcept({2, 123456}));
   EXPECT_FALSE(spool->Has(1));
@@ -127,10 +127,9 @@ TEST_F(SpoolTest, AcknowledgesOnlyWhatIsDurable) {
       Status status;
       {
         auto update = spool->Begin(1, 6);
-        status = update.status();
-        if (status.ok()) status = (*update)->Append(AsBytes("abcdef"));
-        if (status.ok()) status = (*update)->Keep();
-        if (status.ok()) status = (*update)->Sync();
+        status = update->Append(AsBytes("abcdef"));
+        if (status.ok()) status = update->Keep();
+        if (status.ok()) status = update->Sync();
         if (status.ok()) status = spool->SyncNames();
       }
       files_.Clear();
@@ -150,9 +149,10 @@ TEST_F(SpoolTest, AcknowledgesOnlyWhatIsDurable) {
 
 TEST_F(SpoolTest, TakesNothingMoreAfterAFailedWrite) {
   auto spool = Open();
-  auto update = spool->Begin(1, 6).value();
+  auto update = spool->Begin(1, 6);
+  ASSERT_OK(update->Append(AsBytes("ab")));
   files_.FailAt(files_.operations(), Fault::kShortWrite);
-  EXPECT_EQ(update->Append(AsBytes("abcdef")).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(update->Append(AsBytes("cdef")).code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(update->Append(AsBytes("g")).code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(update->Keep().code(), StatusCode::kResourceExhausted);
   update.reset();
