@@ -22,6 +22,7 @@
 #include "common/file_system.h"
 #include "common/result.h"
 #include "common/version.h"
+#include "common/write_behind_file_system.h"
 #include "coordinator/command_queue.h"
 #include "coordinator/housekeeping.h"
 #include "coordinator/worker_pool.h"
@@ -52,6 +53,9 @@ struct CoreOptions {
   int worker_threads = 2;
   int keep_versions = 3;
   Durability durability = Durability::kFull;  // of the journal; files are as durable as `files` is
+  // Updates and versions of the model up to this size are kept by the journal, and get files of
+  // their own only if they last. 0: none.
+  std::uint64_t max_kept_bytes = kMaxKeptBytes;
   std::size_t queue_limit = 4'096;   // commands waiting; more are refused with RESOURCE_EXHAUSTED
   DiskHook* journal_hook = nullptr;  // sees what is done to the journal's files; outlives the core
 };
@@ -315,6 +319,7 @@ class CoordinatorCore {
   std::string run_id_;
 
   std::unique_ptr<Journal> journal_;
+  WriteBehindFileSystem quick_files_;  // over files_: of the store and the spool
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<Spool> spool_;
   std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core

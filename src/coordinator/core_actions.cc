@@ -144,13 +144,14 @@ Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& a
   const AggregationOptions& options = options_.run.aggregation;
   StagedVersion staged;
   const bool small = store_->StagedBytes(action.plan.changed_shards,
-                                         MomentCount(options.optimizer)) <= kMaxKeptBytes;
+                                         MomentCount(options.optimizer)) <=
+                     options_.max_kept_bytes;
   if (small) staged.syncing = Syncing::kLater;
   FEDMOE_ASSIGN_OR_RETURN(
       staged.manifest,
       AggregateRound(options_.run.spec, options, action.plan, action.round, base, *spool_, *store_,
                      LoopOnThreads(options_.worker_threads), staged.syncing));
-  if (small && options_.durability == Durability::kFull) {
+  if (small) {
     FEDMOE_ASSIGN_OR_RETURN(staged.files, store_->StagedFiles(staged.manifest));
   }
   return staged;

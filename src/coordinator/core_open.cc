@@ -62,15 +62,15 @@ fedmoe::Status CoordinatorCore::Open() {
 }
 
 fedmoe::Status CoordinatorCore::OpenFiles(const StoreHints& hints) {
-  FEDMOE_ASSIGN_OR_RETURN(
-      store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec, hints));
-  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
+  FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, directory_.CheckpointsPath(),
+                                                   options_.run.spec, hints));
+  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(quick_files_, directory_.SpoolPath()));
   return fedmoe::Status::Ok();
 }
 
 Result<StoreHints> CoordinatorCore::RestoreFiles() {
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<KeptFile> kept, journal_->KeptFiles());
-  FEDMOE_RETURN_IF_ERROR(RestoreKeptFiles(files_, directory_.path(), kept));
+  FEDMOE_RETURN_IF_ERROR(RestoreKeptFiles(quick_files_, directory_.path(), kept));
   StoreHints hints;
   const std::string checkpoints = JoinPath(kCheckpointsFolder, "");
   for (const KeptFile& file : kept) {

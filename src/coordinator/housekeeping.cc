@@ -36,11 +36,12 @@ Status HouseWork::Do() {
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
-  if (const Status synced = Settle(); !synced.ok()) {
+  const Status synced = Settle();
+  if (!synced.ok()) {
     settled.clear();
-    spdlog::warn("checkpoints: {}", synced.message());
+    spdlog::error("checkpoints: {}", synced.message());
   }
-  return Status::Ok();
+  return synced;
 }
 
 Status HouseWork::Settle() {
@@ -57,7 +58,7 @@ Status HouseWork::Settle() {
 }
 
 HouseWork CoordinatorCore::DueHouseWork() {
-  HouseWork work{.files = &files_,
+  HouseWork work{.files = &quick_files_,
                  .directory = &directory_,
                  .spool = spool_.get(),
                  .store = store_.get(),

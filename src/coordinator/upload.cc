@@ -169,9 +169,7 @@ void Upload::FinishOnWorker(const VerdictDone& done) {
 
 Result<Upload::KeptUpdateBytes> Upload::BytesToKeep(const RandomAccessFile& bytes) const {
   const std::uint64_t size = header_.total_bytes;
-  if (size > kMaxKeptBytes || core_.options_.durability != Durability::kFull) {
-    return KeptUpdateBytes{};
-  }
+  if (size > core_.options_.max_kept_bytes) return KeptUpdateBytes{};
   std::atomic<std::uint64_t>& all = core_.kept_bytes_;
   if (all.fetch_add(size) + size > kMaxKeptBytesOfAll) {
     all -= size;
@@ -203,7 +201,10 @@ void Upload::KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const Ve
   }
   if (bytes.permit != nullptr) return KeepInJournal(std::move(bytes), done);
   core_.pool_->Run([self = shared_from_this(), done] {
-    const Status kept = self->file_->Keep();
+    // One that is in memory must be on the disk before its name can be made durable.
+    const bool small = self->header_.total_bytes <= self->core_.options_.max_kept_bytes;
+    Status kept = small ? self->file_->Sync() : Status::Ok();
+    if (kept.ok()) kept = self->file_->Keep();
     if (kept.ok()) return self->core_.MakeUpdateDurable(self, done);
     self->core_.PostOr([self, kept, done] { self->core_.CountKept(self->header_, kept, done); },
                        [done] { done(Cancelled("the coordinator is going down")); });
@@ -211,7 +212,7 @@ void Upload::KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const Ve
 }
 
 // On the round thread. With the event that counts it the journal takes the update's bytes; the file
-// has its name for whoever merges it, and is synced by nobody.
+// has its name for whoever merges it, and need never reach the disk.
 void Upload::KeepInJournal(KeptUpdateBytes bytes, const VerdictDone& done) {
   const Status named = file_->Keep();
   if (named.ok()) {

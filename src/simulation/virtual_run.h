@@ -19,7 +19,7 @@
 #include "config/coordinator_config.h"
 #include "coordinator/core.h"
 #include "federation/round_machine.h"
-#include "simulation/memory_file_system.h"
+#include "common/memory_file_system.h"
 #include "simulation/population.h"
 #include "simulation/run_times.h"
 #include "simulation/task_pool.h"

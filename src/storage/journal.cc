@@ -16,9 +16,10 @@ constexpr char kSchema[] =
     "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL);"
     "CREATE TABLE files (path TEXT PRIMARY KEY, bytes BLOB NOT NULL);";
 
-// Of the write-ahead log, in pages of 4 KiB: the kept bytes of many short rounds pass through it
-// before it is copied.
-constexpr char kLogPages[] = "PRAGMA wal_autocheckpoint = 4096";
+// A kept file takes a system call a page.
+constexpr char kPageBytes[] = "PRAGMA page_size = 16384";
+// Of the write-ahead log: the kept bytes of many short rounds pass through it before it is copied.
+constexpr char kLogPages[] = "PRAGMA wal_autocheckpoint = 1024";
 constexpr char kLogBytes[] = "PRAGMA journal_size_limit = 33554432";
 
 StatusCode CodeOfSqlite(int code) {
@@ -161,6 +162,7 @@ struct Journal::Database {
   // The lock is taken before anything is read.
   Status Prepare(Durability durability) {
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA locking_mode = EXCLUSIVE"));
+    FEDMOE_RETURN_IF_ERROR(Execute(kPageBytes));
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL"));
     const bool full = durability == Durability::kFull;
     FEDMOE_RETURN_IF_ERROR(

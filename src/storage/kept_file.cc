@@ -17,7 +17,7 @@ Status RestoreKeptFiles(FileSystem& files, const std::string& run_directory,
   for (const KeptFile& file : kept) {
     const std::string path = JoinPath(run_directory, file.path);
     if (IsThere(files, path, file.bytes)) continue;
-    FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files, path, file.bytes));
+    FEDMOE_RETURN_IF_ERROR(ReplaceFile(files, path, file.bytes));
   }
   return Status::Ok();
 }

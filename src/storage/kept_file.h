@@ -1,5 +1,5 @@
-// Small files of a run whose bytes the journal keeps until they are synced by themselves: a short
-// round then waits for the journal's sync alone.
+// Small files of a run whose bytes the journal keeps until they are on the disk by themselves: a
+// short round then waits for the journal alone.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ struct KeptFile {
   std::string bytes;
 };
 
-// Puts back, durably, those that are missing or not what they were. What else stands there stays.
+// Puts back those that are missing or not what they were. Without a sync: they are still kept. What
+// else stands there stays.
 Status RestoreKeptFiles(FileSystem& files, const std::string& run_directory,
                         const std::vector<KeptFile>& kept);
 

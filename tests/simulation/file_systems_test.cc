@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "common/unsynced_file_system.h"
-#include "simulation/memory_file_system.h"
+#include "common/memory_file_system.h"
 #include "storage/spool.h"
 #include "tests/support/temp_dir.h"
 

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "simulation/memory_file_system.h"
+#include "common/memory_file_system.h"
 
 namespace fedmoe {
 namespace {

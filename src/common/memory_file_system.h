@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/file_system.h"
+#include "common/memory_file.h"
 
 namespace fedmoe {
 
@@ -30,11 +31,10 @@ class MemoryFileSystem final : public FileSystem {
   Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override;
 
  private:
-  using Bytes = std::shared_ptr<std::vector<std::byte>>;
   class Held;
 
   std::mutex mutex_;
-  std::map<std::string, Bytes> files_;
+  std::map<std::string, MemoryBytes> files_;
   std::set<std::string> directories_;
   std::set<std::string> locks_;
 };
