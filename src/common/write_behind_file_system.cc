@@ -139,16 +139,12 @@ Status WriteBehindFileSystem::Rename(const std::string& from, const std::string&
 }
 
 Status WriteBehindFileSystem::Remove(const std::string& path) {
-  return Drop(path) ? Status::Ok() : base().Remove(path);
-}
-
-bool WriteBehindFileSystem::Drop(const std::string& path) {
   const std::lock_guard lock(mutex_);
   const EntryPointer entry = Find(path);
-  if (entry == nullptr) return false;
+  if (entry == nullptr) return base().Remove(path);
   Forget(entry);
   entry->removed = true;
-  return true;
+  return Status::Ok();
 }
 
 Result<std::vector<std::string>> WriteBehindFileSystem::List(const std::string& path) {

@@ -41,8 +41,6 @@ class WriteBehindFileSystem final : public ForwardingFileSystem {
   bool Exists(const std::string& path) override;
   Result<std::uint64_t> FileSize(const std::string& path) override;
 
-  // Removes the file if it is in memory. False: it is not, and stays.
-  bool Drop(const std::string& path);
   // Of all files in memory.
   std::uint64_t bytes() const;
 

@@ -23,7 +23,7 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
       clock_(clock),
       observer_(observer),
       spec_digest_(SpecDigest(options_.run.spec)),
-      quick_files_(files_, {.max_file_bytes = options_.max_kept_bytes}),
+      quick_files_(files_, {.max_file_bytes = options_.small_bytes}),
       queue_(options_.queue_limit),
       house_(std::make_shared<Housekeeping>()) {}
 
@@ -107,11 +107,6 @@ void CoordinatorCore::Handle(const Event& event) {
     snapshot_due_ = true;
     clean_up_due_ = true;
     ++commits_;
-    // Of the round that is over. What has come to the disk is removed with the housekeeping.
-    for (const std::string& path : std::exchange(kept_updates_, {})) {
-      journal_->Forget(path);
-      quick_files_.Drop(JoinPath(directory_.path(), path));
-    }
   }
   for (Action& action : result.actions) Execute(std::move(action));
   for (const Event& next : std::exchange(following_, {})) Handle(next);
@@ -120,7 +115,6 @@ void CoordinatorCore::Handle(const Event& event) {
 fedmoe::Status CoordinatorCore::MakeDurable() {
   FEDMOE_RETURN_IF_ERROR(journal_->Commit().WithContext("journal"));
   journal_dirty_ = false;
-  kept_permits_.clear();
   if (state_.phase != Phase::kFinished) return fedmoe::Status::Ok();
   // No later time comes for what is otherwise done beside the next round.
   house_->Wait();

@@ -53,9 +53,9 @@ struct CoreOptions {
   int worker_threads = 2;
   int keep_versions = 3;
   Durability durability = Durability::kFull;  // of the journal; files are as durable as `files` is
-  // Updates and versions of the model up to this size are kept by the journal, and get files of
-  // their own only if they last. 0: none.
-  std::uint64_t max_kept_bytes = kMaxKeptBytes;
+  // Updates up to this size share files, and versions of the model up to it are kept by the journal
+  // and get files only if they last. 0: none.
+  std::uint64_t small_bytes = kMaxKeptBytes;
   std::size_t queue_limit = 4'096;   // commands waiting; more are refused with RESOURCE_EXHAUSTED
   DiskHook* journal_hook = nullptr;  // sees what is done to the journal's files; outlives the core
 };
@@ -94,19 +94,9 @@ class Upload : public std::enable_shared_from_this<Upload> {
 
  private:
   friend class CoordinatorCore;
-  // The bytes of a small update on their way into the journal; they count among those of all
-  // updates while the permit lives.
-  struct KeptUpdateBytes {
-    std::string bytes;
-    std::shared_ptr<void> permit;  // null: the update is synced by itself
-  };
   void FinishOnWorker(const VerdictDone& done);
-  void KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const VerdictDone& done);
-  void KeepInJournal(KeptUpdateBytes bytes, const VerdictDone& done);
-  // `bytes` is what has come.
-  Result<Verdict> Check(const RandomAccessFile& bytes) const;
-  // Of an accepted update, if the journal is to keep it.
-  Result<KeptUpdateBytes> BytesToKeep(const RandomAccessFile& bytes) const;
+  void KeepIfFirst(const Verdict& content, const VerdictDone& done);
+  Result<Verdict> Check();
 
   CoordinatorCore& core_;
   const SessionId session_;
@@ -337,11 +327,8 @@ class CoordinatorCore {
   int commits_ = 0;               // since the last snapshot
   Milliseconds snapshot_ms_ = 0;  // when that was
   Milliseconds portion_ms_ = -kLongAgoMs;  // when the last housekeeping began
-  // Paths within the run directory of files that the journal keeps.
+  // Paths within the run directory of what the journal keeps.
   std::set<std::string> kept_checkpoints_;
-  std::vector<std::string> kept_updates_;
-  // Those kept bytes that wait for the journal's next commit.
-  std::vector<std::shared_ptr<void>> kept_permits_;
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory
@@ -371,7 +358,6 @@ class CoordinatorCore {
   fedmoe::Status fatal_;
 
   std::atomic<std::uint64_t> bytes_down_{0}, bytes_up_{0};
-  std::atomic<std::uint64_t> kept_bytes_{0};  // of updates, on their way into the journal
   std::atomic<bool> sweep_posted_{false};  // abandoned polls are about to be ended
 
   mutable std::mutex mutex_;

@@ -145,7 +145,7 @@ Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& a
   StagedVersion staged;
   const bool small = store_->StagedBytes(action.plan.changed_shards,
                                          MomentCount(options.optimizer)) <=
-                     options_.max_kept_bytes;
+                     options_.small_bytes;
   if (small) staged.syncing = Syncing::kLater;
   FEDMOE_ASSIGN_OR_RETURN(
       staged.manifest,

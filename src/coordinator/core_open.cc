@@ -64,7 +64,9 @@ fedmoe::Status CoordinatorCore::Open() {
 fedmoe::Status CoordinatorCore::OpenFiles(const StoreHints& hints) {
   FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, directory_.CheckpointsPath(),
                                                    options_.run.spec, hints));
-  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(quick_files_, directory_.SpoolPath()));
+  FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath(),
+                                              {.segment_update_bytes = options_.small_bytes,
+                                               .incoming = &quick_files_}));
   return fedmoe::Status::Ok();
 }
 
@@ -74,12 +76,8 @@ Result<StoreHints> CoordinatorCore::RestoreFiles() {
   StoreHints hints;
   const std::string checkpoints = JoinPath(kCheckpointsFolder, "");
   for (const KeptFile& file : kept) {
-    if (file.path.starts_with(checkpoints)) {
-      kept_checkpoints_.insert(file.path);
-      hints.restored.insert(file.path.substr(checkpoints.size()));
-    } else {
-      kept_updates_.push_back(file.path);
-    }
+    kept_checkpoints_.insert(file.path);
+    hints.restored.insert(file.path.substr(checkpoints.size()));
   }
   return hints;
 }

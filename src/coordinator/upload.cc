@@ -11,10 +11,6 @@ namespace {
 // that those of tasks that have lapsed do not add up.
 constexpr std::size_t kMaxUploadsPerClient = 2;
 
-// Bytes of updates in memory on their way into the journal, of all clients together. Past it they
-// are synced by themselves.
-constexpr std::uint64_t kMaxKeptBytesOfAll = std::uint64_t{8} << 20;
-
 }  // namespace
 
 void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader& header,
@@ -150,43 +146,17 @@ void Upload::Finish(VerdictDone done) {
 }
 
 void Upload::FinishOnWorker(const VerdictDone& done) {
-  KeptUpdateBytes kept;
-  const auto judge = [&]() -> Result<Verdict> {
-    FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> bytes, file_->Read());
-    FEDMOE_ASSIGN_OR_RETURN(Verdict verdict, Check(*bytes));
-    if (verdict.accepted()) {
-      FEDMOE_ASSIGN_OR_RETURN(kept, BytesToKeep(*bytes));
-    }
-    return verdict;
-  };
-  const Result<Verdict> content = judge();
+  Result<Verdict> content = Check();
   if (!content.ok()) return done(content.status());
   if (!content->accepted()) file_.reset();
-  core_.PostOr([self = shared_from_this(), verdict = *content, kept = std::move(kept),
-                done]() mutable { self->KeepIfFirst(verdict, std::move(kept), done); },
-               [done] { done(Cancelled("the coordinator is going down")); });
-}
-
-Result<Upload::KeptUpdateBytes> Upload::BytesToKeep(const RandomAccessFile& bytes) const {
-  const std::uint64_t size = header_.total_bytes;
-  if (size > core_.options_.max_kept_bytes) return KeptUpdateBytes{};
-  std::atomic<std::uint64_t>& all = core_.kept_bytes_;
-  if (all.fetch_add(size) + size > kMaxKeptBytesOfAll) {
-    all -= size;
-    return KeptUpdateBytes{};
-  }
-  KeptUpdateBytes kept;
-  kept.permit = std::shared_ptr<void>(&all, [size](void* count) {
-    *static_cast<std::atomic<std::uint64_t>*>(count) -= size;
-  });
-  kept.bytes.resize(static_cast<std::size_t>(size));
-  FEDMOE_RETURN_IF_ERROR(bytes.ReadAt(0, std::as_writable_bytes(std::span(kept.bytes))));
-  return kept;
+  core_.PostOr(
+      [self = shared_from_this(), verdict = *content, done] { self->KeepIfFirst(verdict, done); },
+      [done] { done(Cancelled("the coordinator is going down")); });
 }
 
 // On the round thread. Only one update of a task may become durable: one that comes beside it, or
 // after it, must not take the place of the bytes that were counted.
-void Upload::KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const VerdictDone& done) {
+void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
   const auto task = core_.state_.tasks.find(task_.task);
   const bool open =
       task != core_.state_.tasks.end() && core_.state_.phase == Phase::kReporting &&
@@ -199,30 +169,12 @@ void Upload::KeepIfFirst(const Verdict& content, KeptUpdateBytes bytes, const Ve
     return done(Unavailable("another upload of task " + std::to_string(task_.task) +
                             " is being taken in; ask again"));
   }
-  if (bytes.permit != nullptr) return KeepInJournal(std::move(bytes), done);
-  core_.pool_->Run([self = shared_from_this(), done] {
-    // One that is in memory must be on the disk before its name can be made durable.
-    const bool small = self->header_.total_bytes <= self->core_.options_.max_kept_bytes;
-    Status kept = small ? self->file_->Sync() : Status::Ok();
-    if (kept.ok()) kept = self->file_->Keep();
+  core_.syncs_->Run([self = shared_from_this(), done] {
+    const Status kept = self->file_->Keep();
     if (kept.ok()) return self->core_.MakeUpdateDurable(self, done);
     self->core_.PostOr([self, kept, done] { self->core_.CountKept(self->header_, kept, done); },
                        [done] { done(Cancelled("the coordinator is going down")); });
   });
-}
-
-// On the round thread. With the event that counts it the journal takes the update's bytes; the file
-// has its name for whoever merges it, and need never reach the disk.
-void Upload::KeepInJournal(KeptUpdateBytes bytes, const VerdictDone& done) {
-  const Status named = file_->Keep();
-  if (named.ok()) {
-    KeptFile file{.path = JoinPath(kSpoolFolder, KeptUpdateName(task_.task)),
-                  .bytes = std::move(bytes.bytes)};
-    core_.kept_updates_.push_back(file.path);
-    core_.kept_permits_.push_back(std::move(bytes.permit));
-    core_.journal_->Keep(std::move(file));
-  }
-  core_.CountKept(header_, named, done);
 }
 
 // An update that has its name and is being made durable: its bytes by one job, its name by another.
@@ -235,11 +187,16 @@ struct CoordinatorCore::KeptUpdate {
 };
 
 // Waiting for the disk takes no processor: its threads are more than the pool's. Of updates that
-// get their names while it is busy, one sync makes all names durable.
+// get their names while it is busy, one sync makes all names durable; those of a segment share the
+// sync of their bytes.
 void CoordinatorCore::MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::VerdictDone done) {
   const auto update = std::make_shared<KeptUpdate>();
   update->upload = std::move(upload);
   update->done = std::move(done);
+  if (!update->upload->file_->HasFile()) {
+    update->left = 1;
+    return Synced(update, update->upload->file_->Sync());
+  }
   bool first = false;
   {
     const std::lock_guard lock(mutex_);
@@ -278,18 +235,19 @@ void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status
   HandleUpdate(header, Verdict{});
 }
 
-Result<Verdict> Upload::Check(const RandomAccessFile& bytes) const {
+Result<Verdict> Upload::Check() {
   if (received_bytes_ != header_.total_bytes) {
     return Verdict{RejectReason::kMalformed, "the header announces " +
                                                  std::to_string(header_.total_bytes) + " bytes, " +
                                                  std::to_string(received_bytes_) + " came"};
   }
+  FEDMOE_ASSIGN_OR_RETURN(const std::unique_ptr<RandomAccessFile> bytes, file_->Read());
   const ModelSpec& spec = core_.options().run.spec;
-  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(bytes, task_.task, spec.blocks.size()));
+  FEDMOE_ASSIGN_OR_RETURN(ParsedUpdate parsed, ParseUpdate(*bytes, task_.task, spec.blocks.size()));
   if (!parsed.verdict.accepted()) return parsed.verdict;
   Verdict verdict = ValidateUpdate(header_, parsed.blocks, task_, spec);
   if (!verdict.accepted()) return verdict;
-  return VerifyPayloads(bytes, parsed.blocks, spec);
+  return VerifyPayloads(*bytes, parsed.blocks, spec);
 }
 
 }  // namespace fedmoe

@@ -11,12 +11,12 @@
 
 namespace fedmoe {
 
-// The most that is kept of one update, and of one version of the model: what is longer is better
-// synced by itself than written twice.
+// The most that is kept of one version of the model: what is longer is better synced by itself than
+// written twice.
 inline constexpr std::uint64_t kMaxKeptBytes = std::uint64_t{512} << 10;
 
 struct KeptFile {
-  std::string path;  // within the run directory: "spool/0012.update"
+  std::string path;  // within the run directory: "checkpoints/000012.json"
   std::string bytes;
 };
 

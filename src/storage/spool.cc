@@ -21,31 +21,34 @@ std::string PaddedNumber(TaskId task) {
   return digits.size() < 4 ? std::string(4 - digits.size(), '0') + digits : digits;
 }
 
+std::string KeptName(TaskId task) { return PaddedNumber(task) + std::string(kKeptSuffix); }
+
 // The task of a kept update's file name; nullopt for any other name.
 std::optional<TaskId> TaskOf(const std::string& name) {
   if (!std::string_view(name).ends_with(kKeptSuffix)) return std::nullopt;
   const char* end = name.data() + name.size() - kKeptSuffix.size();
   TaskId task = 0;
   const auto parsed = std::from_chars(name.data(), end, task);
-  if (parsed.ec != std::errc() || parsed.ptr != end || KeptUpdateName(task) != name) return std::nullopt;
+  if (parsed.ec != std::errc() || parsed.ptr != end || KeptName(task) != name) return std::nullopt;
   return task;
 }
 
 class SpooledUpdate final : public IncomingUpdate {
  public:
   SpooledUpdate(FileSystem& files, std::string directory, TaskId task,
-                std::uint64_t announced_bytes, std::string temporary)
+                std::uint64_t announced_bytes, std::string temporary, SegmentLog* segments)
       : files_(files),
         directory_(std::move(directory)),
         task_(task),
         announced_bytes_(announced_bytes),
-        temporary_(std::move(temporary)) {}
+        temporary_(std::move(temporary)),
+        segments_(segments) {}
 
   ~SpooledUpdate() override {
     if (file_ == nullptr) return;
     file_.reset();
     // Best effort: Open() removes what stays.
-    if (!kept_) static_cast<void>(files_.Remove(temporary_));
+    if (!kept_ || place_) static_cast<void>(files_.Remove(temporary_));
   }
 
   Status Append(std::span<const std::byte> bytes) override {
@@ -66,22 +69,31 @@ class SpooledUpdate final : public IncomingUpdate {
 
   Result<std::unique_ptr<RandomAccessFile>> Read() override {
     FEDMOE_RETURN_IF_ERROR(Create());
-    FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(kept_ ? KeptPath() : temporary_));
+    FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(kept_ && !place_ ? KeptPath() : temporary_));
     return BufferIfSmall(std::move(file));
   }
 
   Status Keep() override {
     FEDMOE_RETURN_IF_ERROR(Create());
     if (kept_) return Status::Ok();
-    FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
+    if (segments_ != nullptr) {
+      FEDMOE_ASSIGN_OR_RETURN(const auto file, files_.Open(temporary_));
+      FEDMOE_ASSIGN_OR_RETURN(const auto region, file->Map(0, size_));
+      FEDMOE_ASSIGN_OR_RETURN(place_, segments_->Append(task_, region->bytes()));
+    } else {
+      FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
+    }
     kept_ = true;
     return Status::Ok();
   }
 
   Status Sync() override {
+    if (place_) return segments_->Sync(*place_);
     FEDMOE_RETURN_IF_ERROR(Create());
     return file_->Sync();
   }
+
+  bool HasFile() const override { return !place_; }
 
  private:
   // With the first use, so that Begin() needs no disk.
@@ -94,13 +106,15 @@ class SpooledUpdate final : public IncomingUpdate {
     return status_;
   }
   std::string Name() const { return "update of task " + std::to_string(task_); }
-  std::string KeptPath() const { return JoinPath(directory_, KeptUpdateName(task_)); }
+  std::string KeptPath() const { return JoinPath(directory_, KeptName(task_)); }
 
   FileSystem& files_;
   std::string directory_;
   TaskId task_;
   std::uint64_t announced_bytes_;
   std::string temporary_;
+  SegmentLog* const segments_;          // null: it gets a file of its own
+  std::optional<SegmentPlace> place_;  // where it was kept in them
   std::unique_ptr<WritableFile> file_;
   std::uint64_t size_ = 0;
   Status status_;
@@ -109,16 +123,17 @@ class SpooledUpdate final : public IncomingUpdate {
 
 }  // namespace
 
-std::string KeptUpdateName(TaskId task) { return PaddedNumber(task) + std::string(kKeptSuffix); }
-
-Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string& directory) {
+Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string& directory,
+                                           const SpoolOptions& options) {
   FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(directory));
   for (const std::string& name : names) {
     if (!std::string_view(name).ends_with(kTemporarySuffix)) continue;
     FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(directory, name)));
   }
-  return std::unique_ptr<Spool>(new Spool(files, directory));
+  std::unique_ptr<Spool> spool(new Spool(files, directory, options));
+  FEDMOE_ASSIGN_OR_RETURN(spool->segments_, SegmentLog::Open(files, directory));
+  return spool;
 }
 
 std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announced_bytes) {
@@ -127,19 +142,28 @@ std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announce
   const std::string temporary =
       JoinPath(directory_, PaddedNumber(task) + "." + std::to_string(::getpid()) + "-" +
                                std::to_string(++counter) + std::string(kTemporarySuffix));
-  return std::make_unique<SpooledUpdate>(files_, directory_, task, announced_bytes, temporary);
+  const bool small = announced_bytes <= segment_update_bytes_;
+  return std::make_unique<SpooledUpdate>(files_, directory_, task, announced_bytes, temporary,
+                                         small ? segments_.get() : nullptr);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
-  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptUpdateName(task))));
+  if (segments_->Has(task)) {
+    FEDMOE_ASSIGN_OR_RETURN(auto record, segments_->Read(task));
+    return BufferIfSmall(std::move(record));
+  }
+  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptName(task))));
   return BufferIfSmall(std::move(file));
 }
 
-bool Spool::Has(TaskId task) const { return files_.Exists(JoinPath(directory_, KeptUpdateName(task))); }
+bool Spool::Has(TaskId task) const {
+  return segments_->Has(task) || files_.Exists(JoinPath(directory_, KeptName(task)));
+}
 
 Status Spool::SyncNames() { return files_.SyncDirectory(directory_); }
 
 Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
+  FEDMOE_RETURN_IF_ERROR(segments_->RemoveExcept(keep, end));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
   for (const std::string& name : names) {
     const std::optional<TaskId> task = TaskOf(name);

@@ -1,5 +1,5 @@
-// The spool: each update of the round in hand as one file, NNNN.update, the bytes exactly as they
-// came.
+// The spool: each update of the round in hand as one file, NNNN.update, or, if it is small, as a
+// record of a segment; the bytes exactly as they came.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "common/file_system.h"
 #include "common/ids.h"
 #include "common/result.h"
+#include "storage/segment_log.h"
 
 namespace fedmoe {
 
@@ -25,37 +26,49 @@ class IncomingUpdate {
   virtual std::uint64_t size() const = 0;
   // The bytes so far, for validation before they are kept.
   virtual Result<std::unique_ptr<RandomAccessFile>> Read() = 0;
-  // Gives the file its task's name. The update is durable once Sync() and, after Keep(),
-  // Spool::SyncNames() have returned OK, in any order and on any threads.
+  // Gives the update its task's name. It is durable once, after that, Sync() has returned OK and,
+  // where it has a file of its own, Spool::SyncNames(), in any order and on any threads.
   virtual Status Keep() = 0;
   // Makes the bytes durable.
   virtual Status Sync() = 0;
+  // Of a kept update: whether its name needs a sync.
+  virtual bool HasFile() const = 0;
 };
 
-// The name that a task's kept update has within the spool.
-std::string KeptUpdateName(TaskId task);
+struct SpoolOptions {
+  // Updates up to this size go into segments. 0: none does.
+  std::uint64_t segment_update_bytes = 0;
+  // Where updates are while they come in, if not in the spool's own file system, of which it must
+  // be a view: small ones need not touch the disk before they are kept.
+  FileSystem* incoming = nullptr;
+};
 
 // Thread-safe.
 class Spool {
  public:
   // Removes unfinished files that a crash left.
-  static Result<std::unique_ptr<Spool>> Open(FileSystem& files, const std::string& directory);
+  static Result<std::unique_ptr<Spool>> Open(FileSystem& files, const std::string& directory,
+                                             const SpoolOptions& options = {});
   // Two streams for one task do not disturb each other: each has its own temporary file, which is
   // made with the first use.
   std::unique_ptr<IncomingUpdate> Begin(TaskId task, std::uint64_t announced_bytes);
   Result<std::unique_ptr<RandomAccessFile>> Read(TaskId task) const;
   bool Has(TaskId task) const;
-  // Makes the names of all updates kept so far durable: one sync for as many as there are.
+  // Makes the names of all files kept so far durable: one sync for as many as there are.
   Status SyncNames();
   // Removes every kept update of a task below `end` except those of `keep`.
   Status RemoveExcept(const std::set<TaskId>& keep,
                       TaskId end = std::numeric_limits<TaskId>::max());
 
  private:
-  Spool(FileSystem& files, std::string directory)
-      : files_(files), directory_(std::move(directory)) {}
-  FileSystem& files_;
+  Spool(FileSystem& files, std::string directory, const SpoolOptions& options)
+      : files_(options.incoming != nullptr ? *options.incoming : files),
+        directory_(std::move(directory)),
+        segment_update_bytes_(options.segment_update_bytes) {}
+  FileSystem& files_;  // of updates that come in, and of those with files of their own
   std::string directory_;
+  std::uint64_t segment_update_bytes_;
+  std::unique_ptr<SegmentLog> segments_;
 };
 
 }  // namespace fedmoe

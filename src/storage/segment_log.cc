@@ -1,0 +1,278 @@
+#include "storage/segment_log.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <condition_variable>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/checksum.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::string_view kSuffix = ".segment";
+// Past this a segment takes no more records.
+constexpr std::uint64_t kSegmentBytes = std::uint64_t{8} << 20;
+
+// All numbers little-endian.
+constexpr std::size_t kHeaderBytes = 32;
+constexpr std::uint32_t kMagic = 0x53474546;  // "FEGS"
+
+struct Header {
+  TaskId key = 0;
+  std::uint64_t length = 0;
+  std::uint32_t bytes_crc = 0;
+};
+
+template <typename T>
+void Put(std::byte*& at, T value) {
+  std::memcpy(at, &value, sizeof(value));
+  at += sizeof(value);
+}
+
+template <typename T>
+T Take(const std::byte*& at) {
+  T value;
+  std::memcpy(&value, at, sizeof(value));
+  at += sizeof(value);
+  return value;
+}
+
+void WriteHeader(const Header& header, std::span<std::byte> out) {
+  std::byte* at = out.data();
+  Put<std::uint32_t>(at, kMagic);
+  Put<std::uint32_t>(at, header.bytes_crc);
+  Put<std::uint64_t>(at, static_cast<std::uint64_t>(header.key));
+  Put<std::uint64_t>(at, header.length);
+  Put<std::uint32_t>(at, 0);
+  Put<std::uint32_t>(at, Crc32c(out.first(kHeaderBytes - sizeof(std::uint32_t))));
+}
+
+std::optional<Header> ReadHeader(std::span<const std::byte> bytes) {
+  const std::byte* at = bytes.data();
+  Header header;
+  if (Take<std::uint32_t>(at) != kMagic) return std::nullopt;
+  header.bytes_crc = Take<std::uint32_t>(at);
+  header.key = static_cast<TaskId>(Take<std::uint64_t>(at));
+  header.length = Take<std::uint64_t>(at);
+  if (Take<std::uint32_t>(at) != 0) return std::nullopt;
+  const std::uint32_t crc = Crc32c(bytes.first(kHeaderBytes - sizeof(std::uint32_t)));
+  return Take<std::uint32_t>(at) == crc ? std::optional(header) : std::nullopt;
+}
+
+// Part of a file, as a file.
+class Slice final : public RandomAccessFile {
+ public:
+  Slice(std::unique_ptr<RandomAccessFile> file, std::uint64_t offset, std::uint64_t length)
+      : file_(std::move(file)), offset_(offset), length_(length) {}
+
+  Result<std::uint64_t> Size() const override { return length_; }
+  Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    FEDMOE_RETURN_IF_ERROR(Check(offset, out.size()));
+    return file_->ReadAt(offset_ + offset, out);
+  }
+  Result<std::unique_ptr<MappedRegion>> Map(std::uint64_t offset,
+                                            std::uint64_t length) const override {
+    FEDMOE_RETURN_IF_ERROR(Check(offset, length));
+    return file_->Map(offset_ + offset, length);
+  }
+
+ private:
+  Status Check(std::uint64_t offset, std::uint64_t length) const {
+    if (offset <= length_ && length <= length_ - offset) return Status::Ok();
+    return OutOfRange(std::to_string(length) + " bytes at offset " + std::to_string(offset) +
+                      " end past the record's " + std::to_string(length_) + " bytes");
+  }
+
+  const std::unique_ptr<RandomAccessFile> file_;
+  const std::uint64_t offset_;
+  const std::uint64_t length_;
+};
+
+}  // namespace
+
+// One that this object writes to. The log's mutex guards what is written, its own what is synced.
+struct SegmentLog::Segment {
+  std::uint64_t number = 0;
+  std::unique_ptr<WritableFile> file;
+  std::uint64_t size = 0;
+
+  std::mutex mutex;
+  std::condition_variable synced_changed;
+  std::uint64_t written = 0;
+  std::uint64_t synced = 0;
+  bool syncing = false;
+  Status failed;  // a sync that failed: what came after it may not be trusted either
+};
+
+SegmentLog::SegmentLog(FileSystem& files, std::string directory)
+    : files_(files), directory_(std::move(directory)) {}
+
+SegmentLog::~SegmentLog() = default;
+
+std::string SegmentLog::PathOf(std::uint64_t segment) const {
+  return JoinPath(directory_, std::to_string(segment) + std::string(kSuffix));
+}
+
+Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::string directory) {
+  std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory)));
+  FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(log->directory_));
+  for (const std::string& name : names) {
+    if (!std::string_view(name).ends_with(kSuffix)) continue;
+    const char* const end = name.data() + name.size() - kSuffix.size();
+    std::uint64_t number = 0;
+    const auto parsed = std::from_chars(name.data(), end, number);
+    if (parsed.ec == std::errc() && parsed.ptr == end) log->segments_.insert(number);
+  }
+  for (const std::uint64_t segment : log->segments_) {
+    FEDMOE_RETURN_IF_ERROR(log->ReadSegment(segment));
+    log->next_segment_ = segment + 1;
+  }
+  return log;
+}
+
+Status SegmentLog::ReadSegment(std::uint64_t segment) {
+  FEDMOE_ASSIGN_OR_RETURN(const auto file, files_.Open(PathOf(segment)));
+  FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, file->Size());
+  std::array<std::byte, kHeaderBytes> start;
+  for (std::uint64_t at = 0; size - at >= kHeaderBytes;) {
+    FEDMOE_RETURN_IF_ERROR(file->ReadAt(at, start));
+    const std::optional<Header> header = ReadHeader(start);
+    at += kHeaderBytes;
+    if (!header || header->length > size - at) break;
+    FEDMOE_ASSIGN_OR_RETURN(const auto region, file->Map(at, header->length));
+    if (Crc32c(region->bytes()) == header->bytes_crc) {
+      records_[header->key] = {.segment = segment, .offset = at, .length = header->length};
+    }
+    at += header->length;
+  }
+  return Status::Ok();
+}
+
+Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
+  if (current_ != nullptr && current_->size < kSegmentBytes) {
+    const std::lock_guard lock(current_->mutex);
+    if (current_->failed.ok()) return current_;
+  }
+  auto segment = std::make_shared<Segment>();
+  segment->number = next_segment_;
+  FEDMOE_ASSIGN_OR_RETURN(segment->file, files_.Create(PathOf(segment->number)));
+  ++next_segment_;
+  segments_.insert(segment->number);
+  // Once for all of its records.
+  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_));
+  open_[segment->number] = segment;
+  current_ = segment;
+  return segment;
+}
+
+Result<SegmentPlace> SegmentLog::Append(TaskId key, std::span<const std::byte> bytes) {
+  std::vector<std::byte> record(kHeaderBytes + bytes.size());
+  WriteHeader({.key = key, .length = bytes.size(), .bytes_crc = Crc32c(bytes)},
+              std::span(record).first(kHeaderBytes));
+  std::copy(bytes.begin(), bytes.end(), record.begin() + kHeaderBytes);
+  const std::lock_guard lock(mutex_);
+  FEDMOE_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment, Current());
+  if (const Status written = segment->file->Append(record); !written.ok()) {
+    // Its end is undefined, so nothing may follow.
+    current_ = nullptr;
+    return written;
+  }
+  records_[key] = {.segment = segment->number,
+                   .offset = segment->size + kHeaderBytes,
+                   .length = bytes.size()};
+  segment->size += record.size();
+  const std::lock_guard written(segment->mutex);
+  segment->written = segment->size;
+  return SegmentPlace{.segment = segment->number, .end = segment->size};
+}
+
+Status SegmentLog::Sync(const SegmentPlace& place) {
+  std::shared_ptr<Segment> segment;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = open_.find(place.segment);
+    if (found == open_.end()) return Status::Ok();  // its records are forgotten
+    segment = found->second;
+  }
+  std::unique_lock lock(segment->mutex);
+  while (segment->synced < place.end) {
+    FEDMOE_RETURN_IF_ERROR(segment->failed);
+    if (segment->syncing) {
+      segment->synced_changed.wait(lock);
+      continue;
+    }
+    segment->syncing = true;
+    const std::uint64_t written = segment->written;
+    lock.unlock();
+    const Status synced = segment->file->Sync();
+    lock.lock();
+    segment->syncing = false;
+    if (synced.ok()) {
+      segment->synced = written;
+    } else {
+      segment->failed = synced;
+    }
+    segment->synced_changed.notify_all();
+  }
+  return Status::Ok();
+}
+
+bool SegmentLog::Has(TaskId key) const {
+  const std::lock_guard lock(mutex_);
+  return records_.contains(key);
+}
+
+Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(TaskId key) const {
+  Record record;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = records_.find(key);
+    if (found == records_.end()) {
+      return NotFound(directory_ + ": no record of task " + std::to_string(key));
+    }
+    record = found->second;
+  }
+  FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(PathOf(record.segment)));
+  return std::unique_ptr<RandomAccessFile>(
+      std::make_unique<Slice>(std::move(file), record.offset, record.length));
+}
+
+std::set<std::uint64_t> SegmentLog::EmptySegments() const {
+  std::set<std::uint64_t> empty = segments_;
+  for (const auto& [key, record] : records_) empty.erase(record.segment);
+  // One that is hardly begun goes on.
+  if (current_ != nullptr && current_->size < kSegmentBytes) empty.erase(current_->number);
+  return empty;
+}
+
+Status SegmentLog::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
+  std::set<std::uint64_t> empty;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(records_, [&](const auto& entry) {
+      return entry.first < end && !keep.contains(entry.first);
+    });
+    empty = EmptySegments();
+    for (const std::uint64_t segment : empty) {
+      segments_.erase(segment);
+      open_.erase(segment);
+      if (current_ != nullptr && current_->number == segment) current_ = nullptr;
+    }
+  }
+  Status status;
+  for (const std::uint64_t segment : empty) {
+    const Status removed = files_.Remove(PathOf(segment));
+    if (removed.ok()) continue;
+    status = removed;
+    const std::lock_guard lock(mutex_);
+    segments_.insert(segment);  // to be tried again
+  }
+  return status;
+}
+
+}  // namespace fedmoe

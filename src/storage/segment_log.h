@@ -1,0 +1,73 @@
+// Small blobs one after another in few files: what each of them would cost the disk as a file of its
+// own, its making, its name and its removal, they share. The spool's small updates. Format:
+// docs/update_format.md.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+
+#include "common/file_system.h"
+#include "common/ids.h"
+#include "common/result.h"
+
+namespace fedmoe {
+
+// Where a record ends.
+struct SegmentPlace {
+  std::uint64_t segment = 0;
+  std::uint64_t end = 0;
+};
+
+// Thread-safe.
+class SegmentLog {
+ public:
+  // Reads the records of the segments in `directory`: of each key the last one that is whole. What a
+  // crash left at the end of a segment is passed over.
+  static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory);
+  ~SegmentLog();
+
+  // Durable once Sync() of the place has returned OK. After an error nothing is there.
+  Result<SegmentPlace> Append(TaskId key, std::span<const std::byte> bytes);
+  // One sync of the disk serves all who wait at the time.
+  Status Sync(const SegmentPlace& place);
+  bool Has(TaskId key) const;
+  // The record's bytes, checked against their checksum when they were found or written. NOT_FOUND
+  // names the key.
+  Result<std::unique_ptr<RandomAccessFile>> Read(TaskId key) const;
+  // Forgets every key below `end` but those of `keep`, and removes the segments that then have
+  // none. What was forgotten may be there again after Open().
+  Status RemoveExcept(const std::set<TaskId>& keep, TaskId end);
+
+ private:
+  struct Record {
+    std::uint64_t segment = 0;
+    std::uint64_t offset = 0;  // of its bytes
+    std::uint64_t length = 0;
+  };
+  struct Segment;
+
+  SegmentLog(FileSystem& files, std::string directory);
+  std::string PathOf(std::uint64_t segment) const;
+  Status ReadSegment(std::uint64_t segment);
+  // With mutex_ held: the segment that takes a record next.
+  Result<std::shared_ptr<Segment>> Current();
+  // With mutex_ held: the names of segments that hold nothing.
+  std::set<std::uint64_t> EmptySegments() const;
+
+  FileSystem& files_;
+  const std::string directory_;
+  mutable std::mutex mutex_;
+  std::map<TaskId, Record> records_;
+  std::set<std::uint64_t> segments_;  // on the disk
+  std::map<std::uint64_t, std::shared_ptr<Segment>> open_;  // written to by this object
+  std::shared_ptr<Segment> current_;
+  std::uint64_t next_segment_ = 1;
+};
+
+}  // namespace fedmoe
