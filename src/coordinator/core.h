@@ -53,8 +53,8 @@ struct CoreOptions {
   int worker_threads = 2;
   int keep_versions = 3;
   Durability durability = Durability::kFull;  // of the journal; files are as durable as `files` is
-  // Updates up to this size share files, and versions of the model up to it are kept by the journal
-  // and get files only if they last. 0: none.
+  // Updates up to this size share files, and versions of the model up to it get files of their own
+  // only if they last. 0: none.
   std::uint64_t small_bytes = kMaxKeptBytes;
   std::size_t queue_limit = 4'096;   // commands waiting; more are refused with RESOURCE_EXHAUSTED
   DiskHook* journal_hook = nullptr;  // sees what is done to the journal's files; outlives the core
@@ -194,9 +194,7 @@ class CoordinatorCore {
   CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
-  fedmoe::Status OpenFiles(const StoreHints& hints);
-  // What the journal keeps of files is put back where it is missing.
-  Result<StoreHints> RestoreFiles();
+  fedmoe::Status OpenFiles(ModelVersion newest);
   Result<Manifest> StageInitial();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
   fedmoe::Status ContinueTheEnd();
@@ -310,6 +308,7 @@ class CoordinatorCore {
 
   std::unique_ptr<Journal> journal_;
   WriteBehindFileSystem quick_files_;  // over files_: of the store and the spool
+  std::unique_ptr<KeptFiles> kept_;  // versions that have no files yet
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<Spool> spool_;
   std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core
@@ -327,8 +326,6 @@ class CoordinatorCore {
   int commits_ = 0;               // since the last snapshot
   Milliseconds snapshot_ms_ = 0;  // when that was
   Milliseconds portion_ms_ = -kLongAgoMs;  // when the last housekeeping began
-  // Paths within the run directory of what the journal keeps.
-  std::set<std::string> kept_checkpoints_;
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory
@@ -345,7 +342,6 @@ class CoordinatorCore {
   struct StagedVersion {
     Manifest manifest;
     Syncing syncing = Syncing::kNow;
-    std::vector<KeptFile> files;  // for the journal to keep
   };
   Result<StagedVersion> Stage(const Aggregate& action);
   void CommitSmallVersion(RoundNumber round);

@@ -137,8 +137,7 @@ void CoordinatorCore::On(Aggregate& action) {
   });
 }
 
-// On the pool. The journal takes the files of a small version: its commit makes them durable with
-// the round, and none waits for a sync of its own.
+// On the pool. The bytes of a small version are kept with one sync, before anybody can know of it.
 Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& action) {
   FEDMOE_ASSIGN_OR_RETURN(const Manifest base, store_->Get(action.base_version));
   const AggregationOptions& options = options_.run.aggregation;
@@ -152,7 +151,9 @@ Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& a
       AggregateRound(options_.run.spec, options, action.plan, action.round, base, *spool_, *store_,
                      LoopOnThreads(options_.worker_threads), staged.syncing));
   if (small) {
-    FEDMOE_ASSIGN_OR_RETURN(staged.files, store_->StagedFiles(staged.manifest));
+    FEDMOE_ASSIGN_OR_RETURN(const std::vector<KeptFile> files,
+                            store_->StagedFiles(staged.manifest));
+    FEDMOE_RETURN_IF_ERROR(kept_->Keep(files));
   }
   return staged;
 }
@@ -164,11 +165,6 @@ void CoordinatorCore::CommitSmallVersion(RoundNumber round) {
     following_.push_back(
         CheckpointFailed{.at_ms = Now(), .round = round, .error = written.message()});
     return;
-  }
-  for (KeptFile& file : staged_->files) {
-    file.path = JoinPath(kCheckpointsFolder, file.path);
-    kept_checkpoints_.insert(file.path);
-    journal_->Keep(std::move(file));
   }
   following_.push_back(CheckpointWritten{.at_ms = Now(), .round = round});
 }

@@ -45,7 +45,7 @@ fedmoe::Status CoordinatorCore::Open() {
 
   if (recovered) return ContinueRun(std::move(*recovered));
 
-  FEDMOE_RETURN_IF_ERROR(OpenFiles({}));
+  FEDMOE_RETURN_IF_ERROR(OpenFiles(-1));
   FEDMOE_ASSIGN_OR_RETURN(const Manifest initial, StageInitial());
   FEDMOE_RETURN_IF_ERROR(store_->Commit(initial));
   // Of this run alone: clients keep state and finished updates by it, which another run with the
@@ -61,25 +61,18 @@ fedmoe::Status CoordinatorCore::Open() {
   return journal_->Snapshot(state_);
 }
 
-fedmoe::Status CoordinatorCore::OpenFiles(const StoreHints& hints) {
-  FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, directory_.CheckpointsPath(),
-                                                   options_.run.spec, hints));
+// `newest`: the version that the journal knows; negative before the first.
+fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
+  const std::string checkpoints = directory_.CheckpointsPath();
+  FEDMOE_ASSIGN_OR_RETURN(kept_, KeptFiles::Open(files_, checkpoints));
+  FEDMOE_RETURN_IF_ERROR(kept_->Restore(quick_files_));
+  FEDMOE_ASSIGN_OR_RETURN(store_,
+                          ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
+                                           {.newest = newest, .restored = kept_->Names()}));
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath(),
                                               {.segment_update_bytes = options_.small_bytes,
                                                .incoming = &quick_files_}));
   return fedmoe::Status::Ok();
-}
-
-Result<StoreHints> CoordinatorCore::RestoreFiles() {
-  FEDMOE_ASSIGN_OR_RETURN(const std::vector<KeptFile> kept, journal_->KeptFiles());
-  FEDMOE_RETURN_IF_ERROR(RestoreKeptFiles(quick_files_, directory_.path(), kept));
-  StoreHints hints;
-  const std::string checkpoints = JoinPath(kCheckpointsFolder, "");
-  for (const KeptFile& file : kept) {
-    kept_checkpoints_.insert(file.path);
-    hints.restored.insert(file.path.substr(checkpoints.size()));
-  }
-  return hints;
 }
 
 fedmoe::Status CoordinatorCore::CheckStoredSpec() const {
@@ -125,9 +118,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
       if (Report* report = std::get_if<Report>(&action)) On(*report);
     }
   }
-  FEDMOE_ASSIGN_OR_RETURN(StoreHints hints, RestoreFiles());
-  hints.newest = state_.version;
-  FEDMOE_RETURN_IF_ERROR(OpenFiles(hints));
+  FEDMOE_RETURN_IF_ERROR(OpenFiles(state_.version));
   // The coordinator's own clock stood still while none ran.
   base_ms_ = state_.now_ms;
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,

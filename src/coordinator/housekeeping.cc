@@ -36,25 +36,20 @@ Status HouseWork::Do() {
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
-  const Status synced = Settle();
-  if (!synced.ok()) {
-    settled.clear();
-    spdlog::error("checkpoints: {}", synced.message());
-  }
-  return synced;
+  const Status settled = kept == nullptr ? Status::Ok() : Settle();
+  if (!settled.ok()) spdlog::error("checkpoints: {}", settled.message());
+  return settled;
 }
 
 Status HouseWork::Settle() {
-  bool any = false;
-  for (const std::string& path : kept) {
-    const std::string whole = JoinPath(directory->path(), path);
-    if (files->Exists(whole)) {
-      FEDMOE_RETURN_IF_ERROR(SyncFile(*files, whole));
-      any = true;
-    }
-    settled.push_back(path);
+  const std::set<std::string> names = kept->Names();
+  if (names.empty()) return Status::Ok();
+  for (const std::string& name : names) {
+    const std::string path = JoinPath(directory->CheckpointsPath(), name);
+    if (files->Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(*files, path));
   }
-  return any ? files->SyncDirectory(directory->CheckpointsPath()) : Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(files->SyncDirectory(directory->CheckpointsPath()));
+  return kept->Forget(names);
 }
 
 HouseWork CoordinatorCore::DueHouseWork() {
@@ -71,7 +66,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   work.keep_versions = options_.keep_versions;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
-  if (SnapshotIsDue() || state_.phase == Phase::kFinished) work.kept = kept_checkpoints_;
+  if (SnapshotIsDue() || state_.phase == Phase::kFinished) work.kept = kept_.get();
   return work;
 }
 
@@ -135,10 +130,6 @@ fedmoe::Status CoordinatorCore::TakeHousekeeping() {
 fedmoe::Status CoordinatorCore::PutBack(HouseWork work, const fedmoe::Status& status) {
   reports_.insert(reports_.begin(), std::make_move_iterator(work.reports.begin()),
                   std::make_move_iterator(work.reports.end()));
-  for (const std::string& path : work.settled) {
-    journal_->Forget(path);
-    kept_checkpoints_.erase(path);
-  }
   if (!status.ok()) clean_up_due_ = true;
   return status;
 }

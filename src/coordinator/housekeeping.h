@@ -32,11 +32,7 @@ struct HouseWork {
   TaskId end = 0;
   int keep_versions = 0;
   std::set<ModelVersion> pinned;
-  // Checkpoints that the journal keeps, as paths within the run directory: to be brought to the
-  // disk. Those that need the journal no longer, since they are durable or gone, are put into
-  // `settled`.
-  std::set<std::string> kept;
-  std::vector<std::string> settled;
+  KeptFiles* kept = nullptr;  // if not null, what it keeps is brought to the disk by itself
 
   // The error where reports cannot be written, and then nothing is removed, or checkpoints cannot.
   // Failures to remove are logged.

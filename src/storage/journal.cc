@@ -13,14 +13,7 @@ namespace {
 constexpr char kSchema[] =
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "CREATE TABLE events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL);"
-    "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL);"
-    "CREATE TABLE files (path TEXT PRIMARY KEY, bytes BLOB NOT NULL);";
-
-// A kept file takes a system call a page.
-constexpr char kPageBytes[] = "PRAGMA page_size = 16384";
-// Of the write-ahead log: the kept bytes of many short rounds pass through it before it is copied.
-constexpr char kLogPages[] = "PRAGMA wal_autocheckpoint = 1024";
-constexpr char kLogBytes[] = "PRAGMA journal_size_limit = 33554432";
+    "CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL);";
 
 StatusCode CodeOfSqlite(int code) {
   switch (code & 0xff) {
@@ -52,10 +45,6 @@ class Statement {
     code_ = sqlite3_bind_text64(statement_, index, text.data(), text.size(), SQLITE_STATIC,
                                 SQLITE_UTF8);
   }
-  void BindBytes(int index, const std::string& bytes) {
-    if (code_ != SQLITE_OK) return;
-    code_ = sqlite3_bind_blob64(statement_, index, bytes.data(), bytes.size(), SQLITE_STATIC);
-  }
   void BindAll(const std::vector<std::string>& texts) {
     for (std::size_t i = 0; i < texts.size(); ++i) Bind(static_cast<int>(i) + 1, texts[i]);
   }
@@ -64,14 +53,6 @@ class Statement {
   void Reset() { sqlite3_reset(statement_); }
 
   int Number(int column) const { return sqlite3_column_int(statement_, column); }
-
-  std::string Bytes(int column) const {
-    const void* bytes = sqlite3_column_blob(statement_, column);
-    const int length = sqlite3_column_bytes(statement_, column);
-    return bytes == nullptr
-               ? std::string()
-               : std::string(static_cast<const char*>(bytes), static_cast<std::size_t>(length));
-  }
 
   std::string Text(int column) const {
     const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(statement_, column));
@@ -162,13 +143,11 @@ struct Journal::Database {
   // The lock is taken before anything is read.
   Status Prepare(Durability durability) {
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA locking_mode = EXCLUSIVE"));
-    FEDMOE_RETURN_IF_ERROR(Execute(kPageBytes));
     FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA journal_mode = WAL"));
     const bool full = durability == Durability::kFull;
     FEDMOE_RETURN_IF_ERROR(
         Execute(full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = OFF"));
-    FEDMOE_RETURN_IF_ERROR(Execute(kLogPages));
-    FEDMOE_RETURN_IF_ERROR(Execute(kLogBytes));
+    FEDMOE_RETURN_IF_ERROR(Execute("PRAGMA journal_size_limit = 4194304"));
     FEDMOE_ASSIGN_OR_RETURN(const int schema, QueryNumber("PRAGMA user_version"));
     if (schema == 0) return CreateSchema();
     if (schema != kJournalSchemaVersion) {
@@ -210,37 +189,11 @@ Result<std::optional<std::string>> Journal::Fact(const std::string& key) const {
 
 void Journal::Append(const Event& event) { queue_.push_back(EventToJson(event)); }
 
-void Journal::Keep(KeptFile file) {
-  file_queue_.push_back({.path = std::move(file.path), .bytes = std::move(file.bytes)});
-}
-
-void Journal::Forget(const std::string& path) {
-  file_queue_.push_back({.path = path, .bytes = std::nullopt});
-}
-
-// In the order of the calls.
-Status Journal::WriteFileChanges() {
-  if (file_queue_.empty()) return Status::Ok();
-  Statement keep(database_->handle, "INSERT OR REPLACE INTO files (path, bytes) VALUES (?, ?)");
-  Statement forget(database_->handle, "DELETE FROM files WHERE path = ?");
-  for (const FileChange& change : file_queue_) {
-    Statement& statement = change.bytes ? keep : forget;
-    statement.Bind(1, change.path);
-    if (change.bytes) statement.BindBytes(2, *change.bytes);
-    if (const int code = statement.Step(); code != SQLITE_DONE) return database_->Failure(code);
-    statement.Reset();
-  }
-  return Status::Ok();
-}
-
 Status Journal::Commit() {
-  if (queue_.empty() && file_queue_.empty()) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(database_->Transaction([this]() -> Status {
-    FEDMOE_RETURN_IF_ERROR(database_->InsertEvents(queue_));
-    return WriteFileChanges();
-  }));
+  if (queue_.empty()) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(
+      database_->Transaction([this] { return database_->InsertEvents(queue_); }));
   queue_.clear();
-  file_queue_.clear();
   return Status::Ok();
 }
 
@@ -253,23 +206,10 @@ Status Journal::Snapshot(const RoundState& state) {
   }
   FEDMOE_RETURN_IF_ERROR(database_->Transaction([&]() -> Status {
     FEDMOE_RETURN_IF_ERROR(database_->Run("DELETE FROM events", {}));
-    FEDMOE_RETURN_IF_ERROR(WriteFileChanges());
     return database_->Run("INSERT OR REPLACE INTO snapshot (id, state) VALUES (1, ?)", {text});
   }));
   queue_.clear();
-  file_queue_.clear();
   return Status::Ok();
-}
-
-Result<std::vector<KeptFile>> Journal::KeptFiles() const {
-  std::vector<KeptFile> files;
-  Statement select(database_->handle, "SELECT path, bytes FROM files ORDER BY path");
-  int code = select.Step();
-  for (; code == SQLITE_ROW; code = select.Step()) {
-    files.push_back({.path = select.Text(0), .bytes = select.Bytes(1)});
-  }
-  if (code != SQLITE_DONE) return database_->Failure(code);
-  return files;
 }
 
 Result<std::optional<RecoveredRun>> Journal::Recover() const {

@@ -1,6 +1,5 @@
 // The SQLite journal: one snapshot of the run's state and the events since. State is a function of
-// the two (Step), so a restart goes on where the last one stopped. It also stands in for small
-// files: while it keeps their bytes they need no sync of their own.
+// the two (Step), so a restart goes on where the last one stopped.
 #pragma once
 
 #include <memory>
@@ -13,11 +12,10 @@
 #include "common/result.h"
 #include "federation/round_events.h"
 #include "federation/round_state.h"
-#include "storage/kept_file.h"
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 6;
+inline constexpr int kJournalSchemaVersion = 5;
 
 struct RecoveredRun {
   RoundState snapshot;
@@ -42,10 +40,6 @@ class Journal {
 
   // Queues an event; nothing is on disk until Commit().
   void Append(const Event& event);
-  // Queues a file's bytes, instead of those that are kept of the same path.
-  void Keep(KeptFile file);
-  // Queues that the file is durable by itself, or gone. No error for one that is not kept.
-  void Forget(const std::string& path);
   // One transaction with all that is queued. Nothing queued: no I/O. On failure the queue is kept.
   Status Commit();
   // One transaction: what is queued, then the snapshot instead of all events before it.
@@ -53,20 +47,12 @@ class Journal {
 
   // nullopt for a journal without a snapshot (the run never started).
   Result<std::optional<RecoveredRun>> Recover() const;
-  // By path. What stands in the run directory under these names may be anything.
-  Result<std::vector<KeptFile>> KeptFiles() const;
 
  private:
   Journal();
   struct Database;
   std::unique_ptr<Database> database_;
-  struct FileChange {
-    std::string path;
-    std::optional<std::string> bytes;  // nullopt: forget it
-  };
-  Status WriteFileChanges();
   std::vector<std::string> queue_;
-  std::vector<FileChange> file_queue_;
 };
 
 }  // namespace fedmoe

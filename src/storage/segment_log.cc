@@ -23,7 +23,7 @@ constexpr std::size_t kHeaderBytes = 32;
 constexpr std::uint32_t kMagic = 0x53474546;  // "FEGS"
 
 struct Header {
-  TaskId key = 0;
+  SegmentKey key = 0;
   std::uint64_t length = 0;
   std::uint32_t bytes_crc = 0;
 };
@@ -57,7 +57,7 @@ std::optional<Header> ReadHeader(std::span<const std::byte> bytes) {
   Header header;
   if (Take<std::uint32_t>(at) != kMagic) return std::nullopt;
   header.bytes_crc = Take<std::uint32_t>(at);
-  header.key = static_cast<TaskId>(Take<std::uint64_t>(at));
+  header.key = static_cast<SegmentKey>(Take<std::uint64_t>(at));
   header.length = Take<std::uint64_t>(at);
   if (Take<std::uint32_t>(at) != 0) return std::nullopt;
   const std::uint32_t crc = Crc32c(bytes.first(kHeaderBytes - sizeof(std::uint32_t)));
@@ -158,6 +158,8 @@ Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
     const std::lock_guard lock(current_->mutex);
     if (current_->failed.ok()) return current_;
   }
+  // Whoever syncs a record of the next one has what came before it, too.
+  if (current_ != nullptr) FEDMOE_RETURN_IF_ERROR(SyncSegment(*current_, current_->size));
   auto segment = std::make_shared<Segment>();
   segment->number = next_segment_;
   FEDMOE_ASSIGN_OR_RETURN(segment->file, files_.Create(PathOf(segment->number)));
@@ -170,7 +172,7 @@ Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
   return segment;
 }
 
-Result<SegmentPlace> SegmentLog::Append(TaskId key, std::span<const std::byte> bytes) {
+Result<SegmentPlace> SegmentLog::Append(SegmentKey key, std::span<const std::byte> bytes) {
   std::vector<std::byte> record(kHeaderBytes + bytes.size());
   WriteHeader({.key = key, .length = bytes.size(), .bytes_crc = Crc32c(bytes)},
               std::span(record).first(kHeaderBytes));
@@ -199,41 +201,52 @@ Status SegmentLog::Sync(const SegmentPlace& place) {
     if (found == open_.end()) return Status::Ok();  // its records are forgotten
     segment = found->second;
   }
-  std::unique_lock lock(segment->mutex);
-  while (segment->synced < place.end) {
-    FEDMOE_RETURN_IF_ERROR(segment->failed);
-    if (segment->syncing) {
-      segment->synced_changed.wait(lock);
+  return SyncSegment(*segment, place.end);
+}
+
+Status SegmentLog::SyncSegment(Segment& segment, std::uint64_t end) {
+  std::unique_lock lock(segment.mutex);
+  while (segment.synced < end) {
+    FEDMOE_RETURN_IF_ERROR(segment.failed);
+    if (segment.syncing) {
+      segment.synced_changed.wait(lock);
       continue;
     }
-    segment->syncing = true;
-    const std::uint64_t written = segment->written;
+    segment.syncing = true;
+    const std::uint64_t written = segment.written;
     lock.unlock();
-    const Status synced = segment->file->Sync();
+    const Status synced = segment.file->Sync();
     lock.lock();
-    segment->syncing = false;
+    segment.syncing = false;
     if (synced.ok()) {
-      segment->synced = written;
+      segment.synced = written;
     } else {
-      segment->failed = synced;
+      segment.failed = synced;
     }
-    segment->synced_changed.notify_all();
+    segment.synced_changed.notify_all();
   }
   return Status::Ok();
 }
 
-bool SegmentLog::Has(TaskId key) const {
+bool SegmentLog::Has(SegmentKey key) const {
   const std::lock_guard lock(mutex_);
   return records_.contains(key);
 }
 
-Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(TaskId key) const {
+std::vector<SegmentKey> SegmentLog::Keys() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<SegmentKey> keys;
+  for (const auto& [key, record] : records_) keys.push_back(key);
+  return keys;
+}
+
+Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(SegmentKey key) const {
   Record record;
   {
     const std::lock_guard lock(mutex_);
     const auto found = records_.find(key);
     if (found == records_.end()) {
-      return NotFound(directory_ + ": no record of task " + std::to_string(key));
+      return NotFound(directory_ + ": no record " + std::to_string(key));
     }
     record = found->second;
   }
@@ -250,7 +263,7 @@ std::set<std::uint64_t> SegmentLog::EmptySegments() const {
   return empty;
 }
 
-Status SegmentLog::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
+Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end) {
   std::set<std::uint64_t> empty;
   {
     const std::lock_guard lock(mutex_);

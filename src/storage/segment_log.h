@@ -11,12 +11,14 @@
 #include <set>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/file_system.h"
-#include "common/ids.h"
 #include "common/result.h"
 
 namespace fedmoe {
+
+using SegmentKey = std::uint64_t;
 
 // Where a record ends.
 struct SegmentPlace {
@@ -32,17 +34,19 @@ class SegmentLog {
   static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory);
   ~SegmentLog();
 
-  // Durable once Sync() of the place has returned OK. After an error nothing is there.
-  Result<SegmentPlace> Append(TaskId key, std::span<const std::byte> bytes);
+  // Durable once Sync() of the place has returned OK, as is all that was appended before it. After
+  // an error nothing is there.
+  Result<SegmentPlace> Append(SegmentKey key, std::span<const std::byte> bytes);
   // One sync of the disk serves all who wait at the time.
   Status Sync(const SegmentPlace& place);
-  bool Has(TaskId key) const;
+  bool Has(SegmentKey key) const;
+  std::vector<SegmentKey> Keys() const;  // ascending
   // The record's bytes, checked against their checksum when they were found or written. NOT_FOUND
   // names the key.
-  Result<std::unique_ptr<RandomAccessFile>> Read(TaskId key) const;
+  Result<std::unique_ptr<RandomAccessFile>> Read(SegmentKey key) const;
   // Forgets every key below `end` but those of `keep`, and removes the segments that then have
   // none. What was forgotten may be there again after Open().
-  Status RemoveExcept(const std::set<TaskId>& keep, TaskId end);
+  Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end);
 
  private:
   struct Record {
@@ -55,6 +59,7 @@ class SegmentLog {
   SegmentLog(FileSystem& files, std::string directory);
   std::string PathOf(std::uint64_t segment) const;
   Status ReadSegment(std::uint64_t segment);
+  static Status SyncSegment(Segment& segment, std::uint64_t end);
   // With mutex_ held: the segment that takes a record next.
   Result<std::shared_ptr<Segment>> Current();
   // With mutex_ held: the names of segments that hold nothing.
@@ -63,7 +68,7 @@ class SegmentLog {
   FileSystem& files_;
   const std::string directory_;
   mutable std::mutex mutex_;
-  std::map<TaskId, Record> records_;
+  std::map<SegmentKey, Record> records_;
   std::set<std::uint64_t> segments_;  // on the disk
   std::map<std::uint64_t, std::shared_ptr<Segment>> open_;  // written to by this object
   std::shared_ptr<Segment> current_;

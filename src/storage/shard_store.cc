@@ -214,10 +214,10 @@ Result<std::vector<KeptFile>> ShardStore::StagedFiles(const Manifest& staged) co
   for (const std::string& name : OwnFilesOf(staged)) {
     FEDMOE_ASSIGN_OR_RETURN(std::string bytes,
                             ReadFile(files_, PathOf(TemporaryName(name)), kWindowBytes));
-    contents.push_back({.path = name, .bytes = std::move(bytes)});
+    contents.push_back({.name = name, .bytes = std::move(bytes)});
   }
   contents.push_back(
-      {.path = ManifestFileName(staged.version), .bytes = ManifestToJson(staged, spec_)});
+      {.name = ManifestFileName(staged.version), .bytes = ManifestToJson(staged, spec_)});
   return contents;
 }
 

@@ -26,7 +26,7 @@
 #include "common/file_system.h"
 #include "common/result.h"
 #include "federation/model_spec.h"
-#include "storage/kept_file.h"
+#include "storage/kept_files.h"
 
 namespace fedmoe {
 
@@ -99,8 +99,7 @@ class ShardStore {
                          Syncing syncing = Syncing::kNow);
   // Bytes of the tensors that Stage() writes for these shards.
   std::uint64_t StagedBytes(const std::vector<int>& shards, int moment_count) const;
-  // The files that Commit() will give their names, whole: for small versions. Their paths are names
-  // within the directory.
+  // The files that Commit() will give their names, whole: for small versions.
   Result<std::vector<KeptFile>> StagedFiles(const Manifest& staged) const;
   // Gives the staged version its names, durably with kNow: rename, sync directory, manifest.
   // Idempotent. The newest

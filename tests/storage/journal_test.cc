@@ -98,37 +98,6 @@ TEST_F(JournalTest, ASnapshotTakesThePlaceOfAllEventsBefore) {
   EXPECT_EQ((*journal->Recover())->snapshot.now_ms, 40);
 }
 
-TEST_F(JournalTest, KeepsFilesWithTheEventsUntilTheyAreForgotten) {
-  const auto kept = [](const Journal& journal) {
-    std::vector<std::pair<std::string, std::string>> files;
-    const Result<std::vector<KeptFile>> found = journal.KeptFiles();
-    EXPECT_OK(found.status());
-    for (const KeptFile& file : *found) files.emplace_back(file.path, file.bytes);
-    return files;
-  };
-  using Files = std::vector<std::pair<std::string, std::string>>;
-  const std::string binary("a\0b", 3);
-  {
-    auto journal = Open();
-    ASSERT_OK(journal->Snapshot(RoundState()));
-    journal->Keep({.path = "spool/2", .bytes = binary});
-    journal->Keep({.path = "spool/1", .bytes = "first"});
-    journal->Keep({.path = "spool/1", .bytes = "second"});
-    EXPECT_EQ(kept(*journal), Files()) << "nothing is on disk before the commit";
-    ASSERT_OK(journal->Commit());
-    journal->Keep({.path = "spool/3", .bytes = "never committed"});
-  }
-  {
-    auto journal = Open();
-    EXPECT_EQ(kept(*journal), (Files{{"spool/1", "second"}, {"spool/2", binary}}));
-    journal->Forget("spool/2");
-    journal->Forget("spool/9");
-    journal->Keep({.path = "spool/4", .bytes = ""});
-    ASSERT_OK(journal->Snapshot(RoundState())) << "takes them along";
-  }
-  EXPECT_EQ(kept(*Open()), (Files{{"spool/1", "second"}, {"spool/4", ""}}));
-}
-
 TEST_F(JournalTest, IsUsedByOneProcessAtATime) {
   auto journal = Open();
   EXPECT_EQ(Journal::Open(path_).status().ToString(),
@@ -140,7 +109,7 @@ TEST_F(JournalTest, RefusesAnotherSchema) {
   Execute("PRAGMA user_version = 7");
   EXPECT_EQ(Journal::Open(path_).status().ToString(),
             "FAILED_PRECONDITION: " + path_ +
-                ": journal schema 7, this build reads 6: resume "
+                ": journal schema 7, this build reads 5: resume "
                 "with the build that began the run, or begin a new run");
 }
 

@@ -295,7 +295,7 @@ TEST_F(ShardStoreTest, TellsTheFilesOfAVersionThatIsSyncedLater) {
   const Manifest staged = store->Stage(1, &base, changed, Syncing::kLater).value();
   std::map<std::string, std::string> contents;
   const std::vector<KeptFile> files = store->StagedFiles(staged).value();
-  for (const KeptFile& file : files) contents[file.path] = file.bytes;
+  for (const KeptFile& file : files) contents[file.name] = file.bytes;
   ASSERT_OK(store->Commit(staged, Syncing::kLater));
   ASSERT_EQ(contents.size(), 3u);
   for (const auto& [name, content] : contents) EXPECT_EQ(ReadAll(path_ + "/" + name), content);
