@@ -15,6 +15,25 @@ constexpr Milliseconds kHeartbeatGrainMs = 1'000;
 
 }  // namespace
 
+// A commit waits for the disk, which nothing needs the round thread for.
+struct CoordinatorCore::PendingCommit {
+  std::vector<std::function<void(const fedmoe::Status&)>> replies;
+  std::mutex mutex;
+  std::condition_variable ended;
+  std::optional<fedmoe::Status> status;
+
+  void End(const fedmoe::Status& result) {
+    const std::lock_guard lock(mutex);
+    status = result;
+    ended.notify_all();
+  }
+  fedmoe::Status Wait() {
+    std::unique_lock lock(mutex);
+    ended.wait(lock, [this] { return status.has_value(); });
+    return *status;
+  }
+};
+
 CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDirectory& directory,
                                  const Clock& clock, CoreObserver* observer)
     : options_(std::move(options)),
@@ -33,6 +52,7 @@ CoordinatorCore::~CoordinatorCore() {
   // Before it is destroyed: its last jobs may still hand it new ones.
   if (pool_ != nullptr) pool_->Shutdown();
   if (syncs_ != nullptr) syncs_->Shutdown();
+  if (writer_ != nullptr) writer_->Shutdown();
 }
 
 // ---- The round thread.
@@ -70,6 +90,11 @@ void CoordinatorCore::Loop() {
   }
   // Whoever still waits is told; commands see the closed queue and do nothing else.
   for (CommandQueue::Command& command : queue_.PopAll(0)) command();
+  if (commit_ != nullptr) {
+    static_cast<void>(commit_->Wait());
+    for (auto& reply : commit_->replies) reply(Cancelled("the coordinator is going down"));
+    commit_ = nullptr;
+  }
   for (auto& reply : std::exchange(deferred_, {}))
     reply(Cancelled("the coordinator is going down"));
   for (auto& [client, poll] : std::exchange(polls_, {}))
@@ -113,6 +138,7 @@ void CoordinatorCore::Handle(const Event& event) {
 }
 
 fedmoe::Status CoordinatorCore::MakeDurable() {
+  FinishCommit();
   FEDMOE_RETURN_IF_ERROR(journal_->Commit().WithContext("journal"));
   journal_dirty_ = false;
   if (state_.phase != Phase::kFinished) return fedmoe::Status::Ok();
@@ -124,24 +150,54 @@ fedmoe::Status CoordinatorCore::MakeDurable() {
 }
 
 void CoordinatorCore::Flush() {
+  if (commit_ != nullptr) return;
   const bool changed = snapshot_due_ || journal_dirty_;
   if (fatal_.ok() && changed) {
+    const bool beside = options_.durability == Durability::kFull && journal_dirty_ &&
+                        state_.phase != Phase::kFinished;
+    if (beside) return StartCommit();
     if (const fedmoe::Status durable = MakeDurable(); !durable.ok()) OnFatal(durable);
   }
-  if (!fatal_.ok()) {
-    // Nothing may be acknowledged that is not durable.
-    for (auto& reply : std::exchange(deferred_, {}))
-      reply(Unavailable("the coordinator has failed: " + fatal_.message()));
-    return;
-  }
-  // A reply may defer another.
-  while (!deferred_.empty()) {
-    for (auto& reply : std::exchange(deferred_, {})) reply(fedmoe::Status::Ok());
-  }
+  GiveReplies(std::exchange(deferred_, {}));
+  if (fatal_.ok()) KeepHouse();
+}
+
+void CoordinatorCore::StartCommit() {
+  commit_ = std::make_shared<PendingCommit>();
+  commit_->replies = std::exchange(deferred_, {});
+  journal_dirty_ = false;
+  writer_->Run([this, commit = commit_, batch = journal_->Take()] {
+    commit->End(journal_->Write(batch).WithContext("journal"));
+    Post([this, commit] {
+      if (commit == commit_) FinishCommit();
+    });
+  });
   KeepHouse();
 }
 
+void CoordinatorCore::FinishCommit() {
+  const std::shared_ptr<PendingCommit> commit = std::exchange(commit_, nullptr);
+  if (commit == nullptr) return;
+  if (const fedmoe::Status durable = commit->Wait(); !durable.ok()) OnFatal(durable);
+  GiveReplies(std::move(commit->replies));
+}
+
+// What was deferred while they are given waits for the next commit if there is something to commit.
+void CoordinatorCore::GiveReplies(std::vector<std::function<void(const fedmoe::Status&)>> replies) {
+  while (!replies.empty()) {
+    for (auto& reply : replies) {
+      // Nothing may be acknowledged that is not durable.
+      reply(fatal_.ok()
+                ? fedmoe::Status::Ok()
+                : Unavailable("the coordinator has failed: " + fatal_.message()));
+    }
+    replies.clear();
+    if (!journal_dirty_ || !fatal_.ok()) replies = std::exchange(deferred_, {});
+  }
+}
+
 void CoordinatorCore::OnFatal(const fedmoe::Status& status) {
+  FinishCommit();
   fatal_ = status;
   spdlog::error("the run stops: {}", status.ToString());
   state_.phase = Phase::kFinished;
@@ -159,6 +215,7 @@ void CoordinatorCore::FinishIfToldAll() {
   for (const auto& [id, client] : state_.clients)
     waiting |= client.connected && !told_.contains(id);
   if (waiting && Now() < linger_until_ms_) return;
+  FinishCommit();
   if (state_.status == RunStatus::kCompleted) {
     const fedmoe::Status kept = journal_->SetFact(kToldFact, std::to_string(state_.version));
     // Then a restart does no more than to wait for the clients again.

@@ -224,8 +224,15 @@ class CoordinatorCore {
   Milliseconds NextWakeMs() const;
   void Handle(const Event& event);
   void Execute(Action action);
-  void Flush();  // journal, then the replies that waited for it
+  // Journal, then the replies that waited for it. While one commit is under way, what comes
+  // meanwhile waits for the next.
+  void Flush();
   fedmoe::Status MakeDurable();
+  struct PendingCommit;
+  void StartCommit();
+  // Waits for the commit under way, if any, and gives the replies that waited for it.
+  void FinishCommit();
+  void GiveReplies(std::vector<std::function<void(const fedmoe::Status&)>> replies);
   Milliseconds HeartbeatGrainMs() const;
   void HearParkedPolls();
   void Hear(const SessionId& session);
@@ -312,7 +319,8 @@ class CoordinatorCore {
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<Spool> spool_;
   std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core
-  std::unique_ptr<WorkerPool> syncs_;  // waits for the disk
+  std::unique_ptr<WorkerPool> syncs_;   // waits for the disk
+  std::unique_ptr<WorkerPool> writer_;  // writes the journal while the round thread goes on
   CommandQueue queue_;
 
   // Round thread only.
@@ -321,6 +329,7 @@ class CoordinatorCore {
   Milliseconds base_ms_ = 0;
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
+  std::shared_ptr<PendingCommit> commit_;  // under way; only it touches the journal's database then
   bool snapshot_due_ = false;     // a round was committed since the last one
   bool clean_up_due_ = false;     // since the last housekeeping
   int commits_ = 0;               // since the last snapshot

@@ -41,6 +41,7 @@ fedmoe::Status CoordinatorCore::Open() {
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
   pool_ = std::make_shared<WorkerPool>(options_.worker_threads);
   syncs_ = std::make_unique<WorkerPool>(kSyncThreads);
+  writer_ = std::make_unique<WorkerPool>(1);
   origin_ms_ = clock_.NowMs();
 
   if (recovered) return ContinueRun(std::move(*recovered));

@@ -112,6 +112,7 @@ fedmoe::Status CoordinatorCore::KeepHouseNow() {
 // After the reports of the events that it forgets.
 fedmoe::Status CoordinatorCore::TakeSnapshot() {
   if (!snapshot_due_) return fedmoe::Status::Ok();
+  FinishCommit();
   FEDMOE_RETURN_IF_ERROR(journal_->Snapshot(state_).WithContext("journal"));
   journal_dirty_ = false;
   snapshot_due_ = false;

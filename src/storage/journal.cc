@@ -190,11 +190,14 @@ Result<std::optional<std::string>> Journal::Fact(const std::string& key) const {
 void Journal::Append(const Event& event) { queue_.push_back(EventToJson(event)); }
 
 Status Journal::Commit() {
-  if (queue_.empty()) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(
-      database_->Transaction([this] { return database_->InsertEvents(queue_); }));
+  FEDMOE_RETURN_IF_ERROR(Write(queue_));
   queue_.clear();
   return Status::Ok();
+}
+
+Status Journal::Write(const Batch& batch) {
+  if (batch.empty()) return Status::Ok();
+  return database_->Transaction([&] { return database_->InsertEvents(batch); });
 }
 
 // The events in the queue are part of the state that is given, so they need no row of their own.

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/disk_hook.h"
@@ -22,8 +23,8 @@ struct RecoveredRun {
   std::vector<Event> events;  // since the snapshot, in order
 };
 
-// Used by the round thread only. WAL mode; what Commit() returned OK for survives a power cut where
-// durability is full.
+// Used by one thread at a time, but for Append() and Take(), which may run beside Write(). WAL mode;
+// what Commit() and Write() returned OK for survives a power cut where durability is full.
 class Journal {
  public:
   // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M: resume with
@@ -42,6 +43,10 @@ class Journal {
   void Append(const Event& event);
   // One transaction with all that is queued. Nothing queued: no I/O. On failure the queue is kept.
   Status Commit();
+  // The same in two steps: empties the queue, and commits what was in it.
+  using Batch = std::vector<std::string>;
+  Batch Take() { return std::exchange(queue_, {}); }
+  Status Write(const Batch& batch);
   // One transaction: what is queued, then the snapshot instead of all events before it.
   Status Snapshot(const RoundState& state);
 
