@@ -41,26 +41,36 @@ Result<std::unique_ptr<LocalTrainer>> LoadTrainer(const ClientConfig& config) {
   if (config.role == ClientRole::kEvaluator) {
     FEDMOE_ASSIGN_OR_RETURN(Dataset test, LoadTestData(data));
     spdlog::info("{} test examples of {}", test.size(), test.name);
-    return std::make_unique<LocalTrainer>(std::move(test));
+    return std::make_unique<LocalTrainer>(std::move(test), ComputeOn(config.device));
   }
   FEDMOE_ASSIGN_OR_RETURN(LocalData local, LoadLocalData(data));
   spdlog::info("{} training and {} held-out examples of {}", local.train.size(),
                local.holdout.size(), local.train.name);
-  return std::make_unique<LocalTrainer>(std::move(local));
+  return std::make_unique<LocalTrainer>(std::move(local), ComputeOn(config.device));
 }
 
 // Declared values stand; what is not declared is measured, if it may be.
 CapacityProfile ProfileOf(const ClientConfig& config) {
   CapacityProfile profile = config.capacity;
   if (profile.device.empty())
-    profile.device =
-        fmt::format("cpu, {} thread{}", config.threads, config.threads == 1 ? "" : "s");
+    profile.device = fmt::format("{}, {} thread{}", config.device, config.threads,
+                                 config.threads == 1 ? "" : "s");
   if (!config.measure_capacity || config.role == ClientRole::kEvaluator) return profile;
-  if (profile.memory_bytes == 0) profile.memory_bytes = MeasureMemoryBudget();
+  const bool on_cpu = config.device == "cpu";
+  if (profile.memory_bytes == 0) {
+    if (on_cpu) {
+      profile.memory_bytes = MeasureMemoryBudget();
+    } else {
+      spdlog::warn(
+          "the free memory of {} is not measured, so the coordinator sets no limit: declare "
+          "capacity.memory_bytes",
+          config.device);
+    }
+  }
   if (profile.compute_flops_per_s <= 0.0) {
-    profile.compute_flops_per_s =
-        MeasureExpertFlops(kBenchmarkWidth, kBenchmarkExpertWidth, kBenchmarkBudgetS);
-    if (DetectBlas() == BlasFlavour::kReference) {
+    profile.compute_flops_per_s = MeasureExpertFlops(kBenchmarkWidth, kBenchmarkExpertWidth,
+                                                     kBenchmarkBudgetS, config.device);
+    if (on_cpu && DetectBlas() == BlasFlavour::kReference) {
       spdlog::warn(
           "the compute benchmark ran at {:.1f} GFLOP/s, on the reference BLAS: an optimised one is "
           "many times faster, and the "
@@ -106,6 +116,9 @@ int Run(const ClientConfig& config) {
     spdlog::warn(
         "the connection to {} is not encrypted (tls.ca): keep it within a network that you trust",
         config.coordinator);
+  }
+  if (const Status device = OpenDevice("device", config.device); !device.ok()) {
+    return Fail(device, kExitConfiguration);
   }
   SetTorchThreads(config.threads);
   if (const std::string warning = BlasWarning(DetectBlas()); !warning.empty())

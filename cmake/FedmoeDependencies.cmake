@@ -18,6 +18,9 @@ if(FEDMOE_RPC)
   find_package(CLI11 REQUIRED)
 else()
   find_package(SQLite3 QUIET)
+  if(FEDMOE_TORCH)  # then fedmoe-simulate needs no more than these two
+    find_package(CLI11 QUIET)
+  endif()
 endif()
 
 if(FEDMOE_TESTS)

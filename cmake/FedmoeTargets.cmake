@@ -15,8 +15,8 @@ target_compile_options(fedmoe_flags INTERFACE -ffp-contract=off)
 target_link_libraries(fedmoe_flags INTERFACE pthread)
 
 add_library(fedmoe_warnings INTERFACE)
-target_compile_options(fedmoe_warnings INTERFACE -Wall -Wextra -Wpedantic -Werror
-                       -Wno-missing-field-initializers)
+target_compile_options(fedmoe_warnings INTERFACE -Wall -Wextra -Wpedantic
+                       $<$<BOOL:${FEDMOE_WARNINGS_AS_ERRORS}>:-Werror> -Wno-missing-field-initializers)
 
 # GCC 12 sees an overlap that is not there in `"literal" + std::string` (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)

@@ -4,6 +4,7 @@
 Usage: unexpected_skips.py EXPECTED_SKIPS JUNIT_REPORT
 Exit codes: 0 none, 1 some (each named on stderr), 2 a file cannot be read.
 """
+import ctypes.util
 import glob
 import os
 import re
@@ -24,6 +25,10 @@ def reference_blas_is_absent():
     return not glob.glob("/usr/lib/*/blas/libblas.so.3")
 
 
+def cuda_is_absent():
+    return not glob.glob("/dev/nvidia[0-9]*") or ctypes.util.find_library("torch_cuda") is None
+
+
 def namespaces_cannot_be_used():
     return subprocess.run([os.path.join(ROOT, "tests/e2e/networks.py")], stdout=subprocess.DEVNULL, check=False).returncode != 0
 
@@ -34,6 +39,7 @@ CONDITIONS = {
     "no-shakespeare": is_absent("shakespeare/input.txt"),
     "no-languages": is_absent("languages/en.train.txt"),
     "no-namespaces": namespaces_cannot_be_used,
+    "no-cuda": cuda_is_absent,
     "no-reference-blas": reference_blas_is_absent,
     "root": lambda: os.geteuid() == 0,
 }

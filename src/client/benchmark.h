@@ -10,8 +10,9 @@ namespace fedmoe {
 // width] -> expert_width -> width, with libtorch's current threads; the forward pass counts once
 // and the backward pass twice, as PredictRoundSeconds does. Processor time is measured, not wall
 // time, so that other processes on the node do not count: runs for about `budget_s` of it, at least
-// three passes. 0 if libtorch fails.
-double MeasureExpertFlops(int width, int expert_width, double budget_s);
+// three passes. 0 if libtorch fails. On another device than "cpu" wall time is what there is.
+double MeasureExpertFlops(int width, int expert_width, double budget_s,
+                          const std::string& device = "cpu");
 
 // Half of the memory available: of MemAvailable, or of what is left under the cgroup's limit where
 // that is less. Bytes; 0 if neither can be read.

@@ -30,7 +30,8 @@ std::vector<std::int64_t> ExampleSource::Order() const {
   return order;
 }
 
-void ExampleSource::Materialise() {
+void ExampleSource::Materialise(torch::Device device) {
+  device_ = device;
   const std::int64_t elements = dataset_.ExampleElements();
   const bool large = size() * elements * 4 > kMaxWholeBytes;
   if (whole_.defined() || dataset_.IsText() || !dataset_.files.empty()) return;
@@ -47,12 +48,18 @@ void ExampleSource::Materialise() {
   }
   labels_ = torch::empty({size()}, torch::kInt64);
   std::copy(dataset_.labels.begin(), dataset_.labels.end(), labels_.data_ptr<std::int64_t>());
+  whole_ = whole_.to(device);
+  labels_ = labels_.to(device);
 }
 
 ExampleSource::Pass::Pass(const ExampleSource& source, std::vector<std::int64_t> order,
                           const PassOptions& options)
     : source_(source), order_(std::move(order)), options_(options) {
-  if (source.whole_.defined() && !Augments(options.augment)) return;
+  if (source.whole_.defined() && !Augments(options.augment)) {
+    places_ =
+        View(order_, {static_cast<std::int64_t>(order_.size())}, torch::kInt64).to(source.device_);
+    return;
+  }
   loader_ = std::make_unique<BatchLoader>(source.dataset_, order_,
                                           BatchLoaderOptions{.batch_size = options.batch_size,
                                                              .augment = options.augment,
@@ -65,7 +72,7 @@ Result<std::optional<Batch>> ExampleSource::Pass::Next() {
     const auto count =
         std::min(order_.size() - next_, static_cast<std::size_t>(options_.batch_size));
     const torch::Tensor index =
-        torch::from_blob(order_.data() + next_, {static_cast<std::int64_t>(count)}, torch::kInt64);
+        places_.narrow(0, static_cast<std::int64_t>(next_), static_cast<std::int64_t>(count));
     next_ += count;
     return std::optional<Batch>({source_.whole_.index_select(0, index),
                                  source_.labels_.index_select(0, index),
@@ -85,6 +92,8 @@ Result<std::optional<Batch>> ExampleSource::Pass::Next() {
   if (text && options_.last_label) {
     batch.labels = batch.labels.view({examples, elements}).select(1, elements - 1).contiguous();
   }
+  batch.inputs = batch.inputs.to(source_.device_);
+  batch.labels = batch.labels.to(source_.device_);
   return std::optional<Batch>(std::move(batch));
 }
 

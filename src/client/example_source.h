@@ -26,9 +26,9 @@ struct PassOptions {
   bool last_label = false;  // of text: of each example only the label of its last position
 };
 
-// Owns the examples. Those that stay as they are become one tensor where that takes at most 256
-// MiB; others are made into batches, and augmented, ahead of need on a thread of their own.
-// libtorch's exceptions pass through.
+// Owns the examples. Those that stay as they are become one tensor, on the device, where that takes
+// at most 256 MiB; others are made into batches, and augmented, ahead of need on a thread of their
+// own. libtorch's exceptions pass through.
 class ExampleSource {
  public:
   explicit ExampleSource(Dataset dataset);
@@ -36,8 +36,8 @@ class ExampleSource {
   ExampleSource(const ExampleSource&) = delete;
   ExampleSource& operator=(const ExampleSource&) = delete;
 
-  // Makes the tensors; call before the first pass.
-  void Materialise();
+  // Makes the tensors, and batches from here on, on `device`; call before the first pass.
+  void Materialise(torch::Device device);
 
   std::int64_t size() const { return dataset_.size(); }
   const Dataset& dataset() const { return dataset_; }
@@ -56,12 +56,14 @@ class ExampleSource {
     std::vector<std::int64_t> order_;
     PassOptions options_;
     std::size_t next_ = 0;
+    torch::Tensor places_;                 // order_ on the device, for the whole tensor
     std::unique_ptr<BatchLoader> loader_;  // null: from the whole tensor
     std::optional<ExampleBatch> current_;  // read by the batch given last
   };
 
  private:
   Dataset dataset_;
+  torch::Device device_ = torch::kCPU;
   torch::Tensor whole_;   // [size, elements]; undefined where batches are made one by one
   torch::Tensor labels_;  // [size]; undefined with it
 };

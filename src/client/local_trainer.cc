@@ -68,8 +68,16 @@ Status CheckTraining(const TaskAssignment& task) {
   return Status::Ok();
 }
 
-Status LoadShard(int shard, const ShardValues& shards, MoeModel& model) {
-  const ModelSpec& spec = model.spec();
+// Part of a model's values on the host.
+std::span<float> PartOf(std::span<float> values, int block, const ParameterStore& store) {
+  const ParameterBlock& part = store.spec().blocks[static_cast<std::size_t>(block)];
+  return values.subspan(store.OffsetOf(block), static_cast<std::size_t>(part.ElementCount()));
+}
+
+// `host`: all values of the store, on the host.
+Status LoadShard(int shard, const ShardValues& shards, const ParameterStore& store,
+                 std::span<float> host) {
+  const ModelSpec& spec = store.spec();
   const std::span<const float> values = shards(shard);
   if (static_cast<std::int64_t>(values.size()) != spec.ShardElements(shard)) {
     return InvalidArgument(fmt::format("shard {} has {} values, the model takes {}",
@@ -78,7 +86,7 @@ Status LoadShard(int shard, const ShardValues& shards, MoeModel& model) {
   }
   std::size_t offset = 0;
   for (const int block : spec.BlocksOf(shard)) {
-    const std::span<float> parameter = FloatsOf(model.parameters().Parameter(block));
+    const std::span<float> parameter = PartOf(host, block, store);
     std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(offset), parameter.size(),
                 parameter.begin());
     offset += parameter.size();
@@ -89,8 +97,9 @@ Status LoadShard(int shard, const ShardValues& shards, MoeModel& model) {
 // Those in no shard.
 std::vector<int> ClientBlocks(const ModelSpec& spec) { return spec.BlocksOf(-1); }
 
-Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, MoeModel& model) {
-  const ModelSpec& spec = model.spec();
+Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed,
+                       const ParameterStore& store, std::span<float> host) {
+  const ModelSpec& spec = store.spec();
   const std::int64_t bytes = spec.ShardBytes(-1);
   if (!state.empty() && static_cast<std::int64_t>(state.size()) != bytes) {
     return InvalidArgument(fmt::format("the client state has {} bytes, the model's local gate {}",
@@ -98,7 +107,7 @@ Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, Moe
   }
   std::size_t offset = 0;
   for (const int block : ClientBlocks(spec)) {
-    const std::span<float> parameter = FloatsOf(model.parameters().Parameter(block));
+    const std::span<float> parameter = PartOf(host, block, store);
     if (state.empty()) {
       InitializeBlock(spec.blocks[static_cast<std::size_t>(block)], seed, parameter);
     } else {
@@ -109,10 +118,10 @@ Status LoadClientState(std::span<const std::byte> state, std::uint64_t seed, Moe
   return Status::Ok();
 }
 
-std::vector<std::byte> SaveClientState(const MoeModel& model) {
+std::vector<std::byte> SaveClientState(const ParameterStore& store, std::span<float> host) {
   std::vector<std::byte> state;
-  for (const int block : ClientBlocks(model.spec())) {
-    const auto bytes = std::as_bytes(FloatsOf(model.parameters().Parameter(block)));
+  for (const int block : ClientBlocks(store.spec())) {
+    const auto bytes = std::as_bytes(PartOf(host, block, store));
     state.insert(state.end(), bytes.begin(), bytes.end());
   }
   return state;
@@ -154,12 +163,20 @@ void AddMoments(const std::vector<GateOutput>& layers, GateView& view) {
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     const torch::Tensor read = layers[layer].read.to(torch::kFloat64);
     if (view.means.size() == layer) {
-      view.means.push_back(torch::zeros({read.size(1)}, torch::kFloat64));
-      view.squares.push_back(torch::zeros({read.size(1)}, torch::kFloat64));
+      view.means.push_back(torch::zeros({read.size(1)}, read.options()));
+      view.squares.push_back(torch::zeros({read.size(1)}, read.options()));
     }
     view.means[layer] += read.sum(0);
     view.squares[layer] += read.square().sum(0);
   }
+}
+
+// On the host.
+std::vector<torch::Tensor> ProbabilitiesOf(const std::vector<GateOutput>& layers,
+                                           ComputePath path) {
+  std::vector<torch::Tensor> probabilities;
+  for (const GateOutput& layer : layers) probabilities.push_back(layer.probabilities);
+  return path == ComputePath::kKernels ? probabilities : ToHost(probabilities);
 }
 
 Result<GateView> ViewGates(const MoeModel& model, const ExampleSource& source,
@@ -180,10 +197,11 @@ Result<GateView> ViewGates(const MoeModel& model, const ExampleSource& source,
     FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
     if (!batch) break;
     const std::vector<GateOutput> layers = model.RunGates(batch->inputs);
+    const std::vector<torch::Tensor> probabilities =
+        ProbabilitiesOf(layers, model.parameters().path());
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      const torch::Tensor& probabilities = layers[layer].probabilities;
-      const std::span<const float> values = FloatsOf(probabilities);
-      const auto rows = static_cast<std::size_t>(probabilities.size(1));
+      const std::span<const float> values = FloatsOf(probabilities[layer]);
+      const auto rows = static_cast<std::size_t>(probabilities[layer].size(1));
       for (std::size_t i = 0; i < values.size(); ++i) {
         if (i % rows < experts) sums[layer * experts + i % rows] += values[i];
       }
@@ -235,13 +253,15 @@ void SetTorchThreads(int threads) {
 }
 
 struct LocalTrainer::Implementation {
-  Implementation(std::optional<Dataset> train_data, Dataset evaluation_data)
-      : evaluation(std::move(evaluation_data)) {
+  Implementation(std::optional<Dataset> train_data, Dataset evaluation_data,
+                 ComputeOptions compute_options)
+      : evaluation(std::move(evaluation_data)), compute(std::move(compute_options)) {
     if (train_data) train.emplace(std::move(*train_data));
   }
 
   std::optional<ExampleSource> train;  // of a trainer
   ExampleSource evaluation;
+  const ComputeOptions compute;
   std::optional<ModelSpec> spec;
   ModelOptions options;
   std::uint64_t seed = 0;
@@ -264,20 +284,27 @@ struct LocalTrainer::Implementation {
         data.ExampleElements(), data.classes, options.inputs, options.classes));
   }
 
-  Status Load(const ShardValues& shards, std::span<const std::byte> state, MoeModel& model) const {
-    FEDMOE_RETURN_IF_ERROR(LoadShard(kTrunkShard, shards, model));
-    for (const ExpertIndex expert : model.held()) {
-      FEDMOE_RETURN_IF_ERROR(LoadShard(ShardOfExpert(expert), shards, model));
+  // By one copy where the parameters are not on the host.
+  Status Load(const ShardValues& shards, std::span<const std::byte> state,
+              const ParameterStore& store) const {
+    const torch::Tensor& values = store.Values();
+    const torch::Tensor host = values.is_cpu() ? values : torch::empty_like(values, torch::kCPU);
+    const std::span<float> floats = FloatsOf(host);
+    FEDMOE_RETURN_IF_ERROR(LoadShard(kTrunkShard, shards, store, floats));
+    for (const ExpertIndex expert : store.held()) {
+      FEDMOE_RETURN_IF_ERROR(LoadShard(ShardOfExpert(expert), shards, store, floats));
     }
-    return LoadClientState(state, seed, model);
+    FEDMOE_RETURN_IF_ERROR(LoadClientState(state, seed, store, floats));
+    if (!values.is_cpu()) values.copy_(host);
+    return Status::Ok();
   }
 
   Result<TrainResult> Train(const TaskAssignment& task, const ShardValues& shards,
                             std::span<const std::byte> state, const TrainContext& context) const {
     const SteadyClock clock;
     const Milliseconds start_ms = clock.NowMs();
-    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
-    FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
+    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts, compute);
+    FEDMOE_RETURN_IF_ERROR(Load(shards, state, model->parameters()));
     FEDMOE_ASSIGN_OR_RETURN(GateView view, ViewGates(*model, *train, task, context));
     TrainingRun run(task, *train, *model);
     FEDMOE_RETURN_IF_ERROR(run.Run(context));
@@ -286,8 +313,10 @@ struct LocalTrainer::Implementation {
     TrainResult result;
     result.feedback = run.Feedback();
     result.feedback.affinity = std::move(view.affinity);
-    result.blocks = run.TakeDeltas(shards);
-    result.state = SaveClientState(*model);
+    run.Release();
+    const torch::Tensor values = model->parameters().Values().to(torch::kCPU);
+    result.blocks = run.Deltas(shards, FloatsOf(values));
+    result.state = SaveClientState(model->parameters(), FloatsOf(values));
     result.feedback.train_s = static_cast<double>(clock.NowMs() - start_ms) / 1000.0;
     return result;
   }
@@ -296,14 +325,14 @@ struct LocalTrainer::Implementation {
                                     std::span<const std::byte> state,
                                     const TrainContext& context) const {
     const torch::NoGradGuard no_gradient;
-    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts);
-    FEDMOE_RETURN_IF_ERROR(Load(shards, state, *model));
+    const std::unique_ptr<MoeModel> model = BuildMoeModel(options, *spec, task.experts, compute);
+    FEDMOE_RETURN_IF_ERROR(Load(shards, state, model->parameters()));
     ForwardOptions forward;
     if (static_cast<int>(task.experts.size()) == spec->experts && spec->experts > 0) {
       if (options.soup > 0.0) model->MoveExpertsToMean(options.soup);
       forward.post_hoc_gate = options.post_hoc_batches > 0;
     }
-    Tally tally(*spec);
+    OutcomeLedger ledger(*spec, compute.path, /*learning_rate=*/0.0);
     PassOptions options_of_pass = EvaluationPass(evaluation.dataset(), task.training);
     options_of_pass.last_label = spec->tokens_per_example == 1;
     ExampleSource::Pass pass(evaluation, evaluation.Order(), options_of_pass);
@@ -313,10 +342,13 @@ struct LocalTrainer::Implementation {
       FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
       if (!batch) break;
       const MoeOutput output = model->Forward(batch->inputs, forward);
-      tally.Add(output, TaskLosses(output, *batch), batch->labels);
+      FEDMOE_RETURN_IF_ERROR(
+          ledger.Add(OutcomeOf(output, TaskLosses(output, *batch), batch->labels)));
       done += batch->examples;
       ReportProgress(context, static_cast<double>(done) / static_cast<double>(evaluation.size()));
     }
+    FEDMOE_RETURN_IF_ERROR(ledger.Flush());
+    const Tally& tally = ledger.tally();
     EvaluationResult result;
     result.task = task.task;
     result.correct = tally.correct;
@@ -326,12 +358,13 @@ struct LocalTrainer::Implementation {
   }
 };
 
-LocalTrainer::LocalTrainer(LocalData data)
-    : implementation_(
-          std::make_unique<Implementation>(std::move(data.train), std::move(data.holdout))) {}
+LocalTrainer::LocalTrainer(LocalData data, ComputeOptions compute)
+    : implementation_(std::make_unique<Implementation>(
+          std::move(data.train), std::move(data.holdout), std::move(compute))) {}
 
-LocalTrainer::LocalTrainer(Dataset test)
-    : implementation_(std::make_unique<Implementation>(std::nullopt, std::move(test))) {}
+LocalTrainer::LocalTrainer(Dataset test, ComputeOptions compute)
+    : implementation_(
+          std::make_unique<Implementation>(std::nullopt, std::move(test), std::move(compute))) {}
 
 LocalTrainer::~LocalTrainer() = default;
 
@@ -346,8 +379,9 @@ Status LocalTrainer::Prepare(const ModelSpec& spec, std::uint64_t seed) {
   }
   return Guarded([&]() -> Status {
     if (!self.spec) {
-      if (self.train) self.train->Materialise();
-      self.evaluation.Materialise();
+      const torch::Device device(self.compute.device);
+      if (self.train) self.train->Materialise(device);
+      self.evaluation.Materialise(device);
     }
     self.spec = spec;
     self.seed = seed;

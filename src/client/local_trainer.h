@@ -1,4 +1,4 @@
-// The trainer that does the work with libtorch on the CPU. This header includes no libtorch.
+// The trainer that does the work with libtorch. This header includes no libtorch.
 #pragma once
 
 #include <memory>
@@ -7,6 +7,7 @@
 
 #include "client/trainer.h"
 #include "data/dataset.h"
+#include "moe/compute.h"
 
 namespace fedmoe {
 
@@ -20,8 +21,10 @@ void SetTorchThreads(int threads);
 // are made ahead of need. Of text, every position is a prediction: losses and accuracies are per
 // character.
 //
-// Every draw is CounterRng's, keyed (task.seed, task.client, task.round, "shuffle.<epoch>"): the
-// same task, shards and state give the same update, byte for byte, for one thread count.
+// Every draw is CounterRng's, keyed (task.seed, task.client, task.round, "shuffle.<epoch>"): with
+// the kernels the same task, shards and state give the same update, byte for byte, for one thread
+// count. With tensor operators a training that diverges is noticed some batches later, and named by
+// the same step.
 //
 // Client state is the local gate: the float32 values of the model's BlockOwner::kClient blocks in
 // block order; without any yet they are InitializeBlock(seed of Prepare).
@@ -32,9 +35,9 @@ void SetTorchThreads(int threads);
 class LocalTrainer final : public Trainer {
  public:
   // Of a trainer: Train on data.train, Evaluate on data.holdout (may be empty).
-  explicit LocalTrainer(LocalData data);
+  explicit LocalTrainer(LocalData data, ComputeOptions compute = {});
   // Of an evaluator: Evaluate on `test`; Train is FAILED_PRECONDITION.
-  explicit LocalTrainer(Dataset test);
+  explicit LocalTrainer(Dataset test, ComputeOptions compute = {});
   ~LocalTrainer() override;
 
   Status Prepare(const ModelSpec& spec, std::uint64_t seed) override;

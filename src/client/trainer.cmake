@@ -6,7 +6,9 @@ fedmoe_library(fedmoe_client_trainer
     ${CMAKE_CURRENT_LIST_DIR}/data_path.cc
     ${CMAKE_CURRENT_LIST_DIR}/example_source.cc
     ${CMAKE_CURRENT_LIST_DIR}/local_trainer.cc
+    ${CMAKE_CURRENT_LIST_DIR}/model_optimizer.cc
     ${CMAKE_CURRENT_LIST_DIR}/optimizer_state.cc
+    ${CMAKE_CURRENT_LIST_DIR}/tally.cc
     ${CMAKE_CURRENT_LIST_DIR}/training_run.cc
   DEPENDS fedmoe_moe fedmoe_data
   PRIVATE_DEPENDS fmt::fmt ${CMAKE_DL_LIBS})

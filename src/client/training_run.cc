@@ -1,7 +1,6 @@
 #include "client/training_run.h"
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <set>
 #include <string>
@@ -13,11 +12,6 @@
 
 namespace fedmoe {
 namespace {
-
-Status Diverged(const char* what, std::int64_t step, const TrainingOptions& training) {
-  return Internal(fmt::format("training diverged: {} is not finite at step {} (learning rate {})",
-                              what, step, training.learning_rate));
-}
 
 bool UsesHeldMassLoss(const TaskAssignment& task, const ModelSpec& spec) {
   const auto held = static_cast<int>(task.experts.size());
@@ -47,14 +41,6 @@ std::vector<OptimizerState::Range> RangesOf(const MoeModel& model,
 
 }  // namespace
 
-std::span<float> FloatsOf(const torch::Tensor& tensor) {
-  return {tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())};
-}
-
-torch::Tensor TaskLosses(const MoeOutput& output, const Batch& batch) {
-  return torch::cross_entropy_loss(output.logits, batch.labels, {}, at::Reduction::None);
-}
-
 void ReportProgress(const TrainContext& context, double fraction) {
   if (context.progress) context.progress(fraction);
 }
@@ -64,65 +50,21 @@ Status CheckCancelled(const TrainContext& context, const TaskAssignment& task) {
   return Cancelled(fmt::format("task {} was cancelled", task.task));
 }
 
-Tally::Tally(const ModelSpec& spec)
-    : tokens(static_cast<std::size_t>(spec.experts), 0.0),
-      weight(tokens),
-      weighted_loss(tokens),
-      weighted_correct(tokens),
-      experts_per_layer_(static_cast<std::size_t>(spec.ExpertsPerLayer())) {}
-
-void Tally::Add(const MoeOutput& output, const torch::Tensor& losses, const torch::Tensor& labels) {
-  const torch::Tensor predicted = output.logits.argmax(1);
-  const auto rows = static_cast<std::size_t>(labels.size(0));
-  const auto* loss_of = losses.data_ptr<float>();
-  const auto* label_of = labels.data_ptr<std::int64_t>();
-  const auto* predicted_of = predicted.data_ptr<std::int64_t>();
-  std::vector<bool> right(rows);
-  for (std::size_t row = 0; row < rows; ++row) {
-    right[row] = label_of[row] == predicted_of[row];
-    predictions += 1.0;
-    loss += loss_of[row];
-    correct += right[row] ? 1.0 : 0.0;
-  }
-  for (std::size_t layer = 0; layer < output.layers.size(); ++layer) {
-    AddLayer(output.layers[layer], layer * experts_per_layer_, loss_of, right);
-  }
-}
-
-void Tally::AddLayer(const GateOutput& gate, std::size_t first_expert, const float* losses,
-                     const std::vector<bool>& right) {
-  if (!gate.selected.defined()) return;
-  const auto slots = static_cast<std::size_t>(gate.selected.numel());
-  const std::size_t slots_per_prediction = slots / right.size();
-  const auto* selected = gate.selected.data_ptr<std::int64_t>();
-  const auto* weights = gate.weights.data_ptr<float>();
-  for (std::size_t slot = 0; slot < slots; ++slot) {
-    const auto row = static_cast<std::size_t>(selected[slot]);
-    if (row >= experts_per_layer_) continue;  // a zero-computation expert
-    const std::size_t prediction = slot / slots_per_prediction;
-    const std::size_t expert = first_expert + row;
-    const double gate_weight = weights[slot];
-    tokens[expert] += 1.0;
-    weight[expert] += gate_weight;
-    weighted_loss[expert] += gate_weight * losses[prediction];
-    weighted_correct[expert] += right[prediction] ? gate_weight : 0.0;
-  }
-}
-
 TrainingRun::TrainingRun(const TaskAssignment& task, const ExampleSource& source, MoeModel& model)
     : task_(task),
       source_(source),
       model_(model),
-      tally_(model.spec()),
-      values_(FloatsOf(model.parameters().Values())),
-      gradients_(FloatsOf(model.parameters().Gradients())),
-      optimizer_(task.training, values_.size(), RangesOf(model, {"gate.weight"}),
-                 RangesOf(model, {"gate.mean", "gate.square", "gate.post_hoc", "gate.bias"})),
+      ledger_(model.spec(), model.parameters().path(), task.training.learning_rate),
+      optimizer_(MakeModelOptimizer(
+          model.parameters().path(), task.training,
+          {.values = model.parameters().Values(),
+           .gradients = model.parameters().Gradients(),
+           .gates = RangesOf(model, {"gate.weight"}),
+           .left_alone =
+               RangesOf(model, {"gate.mean", "gate.square", "gate.post_hoc", "gate.bias"})})),
       uses_held_mass_(UsesHeldMassLoss(task, model.spec())),
       // Where nothing is held the pass is without experts as it is.
-      uses_trunk_loss_(task.training.trunk_lambda > 0.0 && !task.experts.empty()) {
-  if (task.training.fedprox_mu != 0.0) received_.assign(values_.begin(), values_.end());
-}
+      uses_trunk_loss_(task.training.trunk_lambda > 0.0 && !task.experts.empty()) {}
 
 Status TrainingRun::Run(const TrainContext& context) {
   const std::int64_t size = source_.size();
@@ -143,10 +85,11 @@ Status TrainingRun::Run(const TrainContext& context) {
       ReportProgress(context, static_cast<double>(steps_) / static_cast<double>(total));
     }
   }
-  optimizer_.Finish(values_);
-  const bool finite =
-      std::all_of(values_.begin(), values_.end(), [](float value) { return std::isfinite(value); });
-  return finite ? Status::Ok() : Diverged("a parameter", steps_, task_.training);
+  FEDMOE_RETURN_IF_ERROR(ledger_.Flush());
+  optimizer_->Finish();
+  const auto [smallest, largest] = torch::aminmax(model_.parameters().Values());
+  const bool finite = torch::isfinite(torch::stack({smallest, largest})).all().item<bool>();
+  return finite ? Status::Ok() : Diverged("a parameter", steps_, task_.training.learning_rate);
 }
 
 Status TrainingRun::TrainPostHocGates(const TrainContext& context) {
@@ -155,8 +98,16 @@ Status TrainingRun::TrainPostHocGates(const TrainContext& context) {
   TrainingOptions training = task_.training;
   training.weight_decay = training.fedprox_mu = training.gate_learning_rate = 0.0;
   const std::vector<OptimizerState::Range> gates = RangesOf(model_, {"gate.post_hoc"});
-  std::vector<OptimizerState> optimizers;
-  for (const auto& [begin, end] : gates) optimizers.emplace_back(training, end - begin);
+  const ParameterStore& store = model_.parameters();
+  std::vector<std::unique_ptr<ModelOptimizer>> optimizers;
+  for (const auto& [begin, end] : gates) {
+    const auto first = static_cast<std::int64_t>(begin);
+    const auto length = static_cast<std::int64_t>(end - begin);
+    optimizers.push_back(
+        MakeModelOptimizer(store.path(), training,
+                           {.values = store.Values().narrow(0, first, length),
+                            .gradients = store.Gradients().narrow(0, first, length)}));
+  }
 
   const PassOptions options = OptionsOf(training.epochs);
   std::vector<std::int64_t> order = Shuffled(training.epochs);
@@ -166,62 +117,64 @@ Status TrainingRun::TrainPostHocGates(const TrainContext& context) {
     FEDMOE_RETURN_IF_ERROR(CheckCancelled(context, task_));
     FEDMOE_ASSIGN_OR_RETURN(const std::optional<Batch> batch, pass.Next());
     if (!batch) return Status::Ok();
-    std::fill(gradients_.begin(), gradients_.end(), 0.0F);
+    store.Gradients().zero_();
     const MoeOutput output = model_.Forward(batch->inputs, {.lone_expert = step});
     TaskLosses(output, *batch).mean().backward();
-    for (std::size_t i = 0; i < gates.size(); ++i) {
-      const auto [begin, end] = gates[i];
-      const double norm = optimizers[i].Step(values_.subspan(begin, end - begin),
-                                             gradients_.subspan(begin, end - begin), {});
-      if (!std::isfinite(norm)) return Diverged("an expert's own gate", step + 1, task_.training);
+    std::vector<torch::Tensor> norms;
+    for (const auto& optimizer : optimizers) norms.push_back(optimizer->Step());
+    if (!torch::isfinite(torch::stack(norms)).all().item<bool>()) {
+      return Diverged("an expert's own gate", step + 1, training.learning_rate);
     }
   }
 }
 
 TrainingFeedback TrainingRun::Feedback() const {
+  const Tally& tally = ledger_.tally();
   TrainingFeedback feedback;
   feedback.examples = source_.size();
   feedback.steps = steps_;
-  feedback.train_loss = tally_.loss / tally_.predictions;
-  feedback.train_accuracy = tally_.correct / tally_.predictions;
-  feedback.tokens = tally_.tokens;
-  feedback.expert_loss.assign(tally_.tokens.size(), 0.0);
-  feedback.expert_accuracy.assign(tally_.tokens.size(), 0.0);
-  for (std::size_t expert = 0; expert < tally_.tokens.size(); ++expert) {
-    if (!(tally_.weight[expert] > 0.0)) continue;
-    feedback.expert_loss[expert] = tally_.weighted_loss[expert] / tally_.weight[expert];
-    feedback.expert_accuracy[expert] = tally_.weighted_correct[expert] / tally_.weight[expert];
+  feedback.train_loss = tally.loss / tally.predictions;
+  feedback.train_accuracy = tally.correct / tally.predictions;
+  feedback.tokens = tally.tokens;
+  feedback.expert_loss.assign(tally.tokens.size(), 0.0);
+  feedback.expert_accuracy.assign(tally.tokens.size(), 0.0);
+  for (std::size_t expert = 0; expert < tally.tokens.size(); ++expert) {
+    if (!(tally.weight[expert] > 0.0)) continue;
+    feedback.expert_loss[expert] = tally.weighted_loss[expert] / tally.weight[expert];
+    feedback.expert_accuracy[expert] = tally.weighted_correct[expert] / tally.weight[expert];
   }
   return feedback;
 }
 
-std::vector<BlockDelta> TrainingRun::TakeDeltas(const ShardValues& shards) {
-  optimizer_ = OptimizerState(task_.training, 0);
-  received_ = {};
-  gradients_ = {};
+void TrainingRun::Release() {
+  optimizer_.reset();
   model_.ReleaseGradients();
+}
+
+std::vector<BlockDelta> TrainingRun::Deltas(const ShardValues& shards,
+                                            std::span<const float> values) const {
   const ModelSpec& spec = model_.spec();
+  const ParameterStore& store = model_.parameters();
+  const std::vector<double>& tokens = ledger_.tally().tokens;
   std::vector<BlockDelta> deltas;
   std::vector<std::size_t> shard_offsets(static_cast<std::size_t>(spec.ShardCount()), 0);
-  std::size_t offset = 0;
-  for (const int index : model_.parameters().HeldBlocks()) {
+  for (const int index : store.HeldBlocks()) {
     const ParameterBlock& block = spec.blocks[static_cast<std::size_t>(index)];
     const auto elements = static_cast<std::size_t>(block.ElementCount());
-    const std::span<const float> values = values_.subspan(offset, elements);
-    offset += elements;
+    const std::span<const float> trained = values.subspan(store.OffsetOf(index), elements);
     const int shard = spec.ShardOf(index);
     if (shard < 0) continue;  // client state
     std::size_t& shard_offset = shard_offsets[static_cast<std::size_t>(shard)];
     const std::span<const float> received = shards(shard).subspan(shard_offset, elements);
     shard_offset += elements;
     if (block.owner == BlockOwner::kExpert &&
-        !(tally_.tokens[static_cast<std::size_t>(block.expert)] > 0.0)) {
+        !(tokens[static_cast<std::size_t>(block.expert)] > 0.0)) {
       continue;
     }
     BlockDelta& delta = deltas.emplace_back();
     delta.parameter = index;
     delta.delta.resize(elements);
-    for (std::size_t i = 0; i < elements; ++i) delta.delta[i] = values[i] - received[i];
+    for (std::size_t i = 0; i < elements; ++i) delta.delta[i] = trained[i] - received[i];
   }
   return deltas;
 }
@@ -282,7 +235,7 @@ torch::Tensor TrainingRun::TrunkLoss(const Batch& batch) const {
 }
 
 Status TrainingRun::Step(const Batch& batch) {
-  std::fill(gradients_.begin(), gradients_.end(), 0.0F);
+  model_.parameters().Gradients().zero_();
   ForwardOptions forward = {.detached_gate = uses_held_mass_,
                             .gate_noise = task_.training.gate_noise};
   if (forward.gate_noise > 0.0) forward.noise_key = KeyFor(fmt::format("gate.noise.{}", steps_));
@@ -292,12 +245,12 @@ Status TrainingRun::Step(const Batch& batch) {
   if (uses_trunk_loss_) loss = loss + task_.training.trunk_lambda * TrunkLoss(batch);
   if (const torch::Tensor router = RouterLosses(output); router.defined()) loss = loss + router;
   ++steps_;
-  if (!std::isfinite(loss.item<float>())) return Diverged("loss", steps_, task_.training);
   loss.backward();
-  tally_.Add(output, losses, batch.labels);
-  const double norm = optimizer_.Step(values_, gradients_, received_);
+  BatchOutcome outcome = OutcomeOf(output, losses, batch.labels);
+  outcome.loss = loss.detach();
+  outcome.gradient_norm = optimizer_->Step();
   model_.UpdateSelectionBias(output, task_.training.selection_bias_rate);
-  return std::isfinite(norm) ? Status::Ok() : Diverged("the gradient", steps_, task_.training);
+  return ledger_.Add(std::move(outcome));
 }
 
 }  // namespace fedmoe

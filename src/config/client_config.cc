@@ -29,6 +29,7 @@ Schema ClientSchema(ClientConfig& config) {
   capacity.Number("up_mbps", config.capacity.up_bytes_per_s, {0.0, kMaxRate}, kBytesPerMegabit);
   capacity.Integer("max_experts", config.capacity.max_experts, {0, kMaxExpertsKey});
 
+  AddDevice(root, config.device);
   root.Integer("threads", config.threads, {1, kMaxThreads});
   root.Bytes("cache_bytes", config.cache_bytes);
   const SchemaSection retry = root.In("retry");

@@ -23,6 +23,7 @@ struct ClientConfig {
   // Declared capacity: a field that is 0 here is measured (unless capacity.measure is false).
   CapacityProfile capacity;
   bool measure_capacity = true;
+  std::string device = "cpu";  // cpu, cuda or cuda:N
   int threads = 1;
   std::uint64_t cache_bytes = 1ULL << 30;  // shard cache
   Milliseconds retry_initial_ms = 200;  // backoff while the coordinator cannot be reached, doubled

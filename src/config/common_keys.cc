@@ -1,6 +1,7 @@
 #include "config/common_keys.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -112,6 +113,21 @@ int PortOf(const std::string& address) { return ParsePort(address); }
 
 void AddLogLevel(const SchemaSection& section, std::string& level) {
   section.Word("level", level, {"trace", "debug", "info", "warning", "error", "off"});
+}
+
+void AddDevice(const SchemaSection& section, std::string& device) {
+  section.Text("device", device, [](const std::string& text) -> std::string {
+    constexpr std::string_view kNumbered = "cuda:";
+    constexpr std::size_t kMostDigits = 2;
+    if (text == "cpu" || text == "cuda") return "";
+    const std::string digits = text.starts_with(kNumbered) ? text.substr(kNumbered.size()) : "";
+    const bool number =
+        !digits.empty() && digits.size() <= kMostDigits &&
+        std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (number) return "";
+    const ConfigValue value{.kind = ValueKind::kScalar, .text = text, .items = {}};
+    return fmt::format("must be cpu, cuda or cuda:N with N of 0 to 99 (got {})", Describe(value));
+  });
 }
 
 void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner) {

@@ -26,6 +26,10 @@ int PortOf(const std::string& address);
 // Adds `level`.
 void AddLogLevel(const SchemaSection& section, std::string& level);
 
+// "cpu", "cuda" or "cuda:N": where libtorch computes. Whether it can is not the configuration's to
+// know.
+void AddDevice(const SchemaSection& section, std::string& device);
+
 enum class DataOf { kClient, kFleet };
 // Adds the keys of `data`. A fleet sets data.client_index and data.partition.clients itself.
 void AddDataKeys(const SchemaSection& section, DataOptions& data, DataOf owner);

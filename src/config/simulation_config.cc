@@ -1,8 +1,11 @@
 #include "config/simulation_config.h"
 
+#include "config/common_keys.h"
+
 namespace fedmoe {
 
 void AddSimulationKeys(const SchemaSection& section, SimulationOptions& simulation) {
+  AddDevice(section, simulation.device);
   constexpr NumberRange kShare = {.least = 0.0, .most = 1e6};
   const SchemaSection devices = section.In("devices");
   devices.Number("phone", simulation.devices.phone, kShare);

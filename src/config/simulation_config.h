@@ -23,6 +23,7 @@ enum class AvailabilityKind {
 };
 
 struct SimulationOptions {
+  std::string device = "cpu";  // where virtual clients compute: cpu, cuda or cuda:N
   DeviceShares devices;
   AvailabilityKind availability = AvailabilityKind::kAlways;
   double online_share = 0.5;  // daily: of each day

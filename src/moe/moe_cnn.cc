@@ -30,8 +30,9 @@ MoeCnn::Norm MoeCnn::NormOf(const std::string& name) const {
   return {store_.Named(name + ".scale"), store_.Named(name + ".bias")};
 }
 
-MoeCnn::MoeCnn(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held)
-    : MoeModel(options, spec, std::move(held)),
+MoeCnn::MoeCnn(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+               const ComputeOptions& compute)
+    : MoeModel(options, spec, std::move(held), compute),
       stem_(store_.Named("stem.weight")),
       stem_norm_(NormOf("stem.norm")),
       norm_scale_(store_.Named("norm.scale")),

@@ -18,7 +18,8 @@ namespace fedmoe {
 
 class MoeCnn final : public MoeModel {
  public:
-  MoeCnn(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held);
+  MoeCnn(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+         const ComputeOptions& compute = {});
   // inputs: [n, channels x size x size], or [n, channels, size, size].
   MoeOutput Forward(const torch::Tensor& inputs, const ForwardOptions& options = {}) const override;
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "common/counter_rng.h"
+#include "moe/expert_tensor_ops.h"
 
 namespace fedmoe {
 namespace {
@@ -13,17 +14,21 @@ constexpr double kNormEpsilon = 1e-6;
 // Bounds by how much a feature that hardly varies is magnified.
 constexpr double kPopulationEpsilon = 1e-2;
 
-torch::Tensor NormalDraws(at::IntArrayRef shape, std::uint64_t key) {
+// Drawn on the host, so that every device gets the same.
+torch::Tensor NormalDraws(at::IntArrayRef shape, std::uint64_t key, torch::Device device) {
   CounterRng rng(key);
   torch::Tensor draws = torch::empty(shape, torch::kFloat32);
   float* value = draws.data_ptr<float>();
   for (std::int64_t i = 0; i < draws.numel(); ++i) value[i] = static_cast<float>(rng.NextNormal());
-  return draws;
+  return draws.to(device);
 }
 
 // [rows], how often each was chosen.
 torch::Tensor ChosenCounts(const GateOutput& output) {
-  return torch::bincount(output.selected.flatten(), {}, output.logits.size(1)).to(torch::kFloat32);
+  const torch::Tensor chosen = output.selected.flatten();
+  const torch::TensorOptions options = output.logits.options();
+  return torch::zeros({output.logits.size(1)}, options)
+      .scatter_add(0, chosen, torch::ones(chosen.sizes(), options));
 }
 
 }  // namespace
@@ -55,6 +60,7 @@ FfnParameters FfnOf(const ParameterStore& store, const std::string& prefix,
 MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const ParameterStore& store)
     : options_(options),
       layer_(place.layer),
+      path_(store.path()),
       gate_weight_(store.Named(place.prefix + "gate.weight")) {
   if (options.selection_bias) selection_bias_ = store.Named(place.prefix + "gate.bias").detach();
   if (options.gate_normalisation == GateNormalisation::kPopulation) {
@@ -71,12 +77,13 @@ MoeLayer::MoeLayer(const ModelOptions& options, const FfnPlace& place, const Par
     if (row < 0 || row >= options.experts) continue;
     positions[static_cast<std::size_t>(row)] = static_cast<std::int64_t>(experts_.size());
     candidates.push_back(row);
+    rows_.push_back(row);
     experts_.push_back(FfnOf(store, place.prefix + "experts." + std::to_string(row) + ".",
                              options.expert_activation));
   }
   for (int row = options.experts; row < rows; ++row) candidates.push_back(row);
-  candidates_ = torch::tensor(candidates, torch::kInt64);
-  positions_ = torch::tensor(positions, torch::kInt64);
+  candidates_ = torch::tensor(candidates, torch::kInt64).to(store.device());
+  positions_ = torch::tensor(positions, torch::kInt64).to(store.device());
   if (options.shared_expert_width > 0) {
     shared_.push_back(FfnOf(store, place.prefix + "shared.", options.expert_activation));
   }
@@ -102,15 +109,23 @@ torch::Tensor MoeLayer::Normalised(const torch::Tensor& read) const {
   return (read - gate_mean_) * torch::rsqrt(variance + kPopulationEpsilon);
 }
 
+// The experts held; slots: positions in experts_.
+torch::Tensor MoeLayer::RunHeld(const torch::Tensor& tokens, const torch::Tensor& slots,
+                                const torch::Tensor& weights) const {
+  if (path_ == ComputePath::kTensorOps) {
+    return RunExpertsByTensorOps(options_.expert_activation, experts_, tokens, slots, weights);
+  }
+  return RunExperts(options_.expert_activation, experts_, tokens, slots, weights);
+}
+
 torch::Tensor MoeLayer::RunLoneExpert(const torch::Tensor& tokens, const torch::Tensor& read,
                                       int number) const {
   if (experts_.empty()) return torch::zeros_like(tokens);
   const std::int64_t slot = number % static_cast<int>(experts_.size());
-  const std::int64_t row = candidates_[slot].item<std::int64_t>();
+  const std::int64_t row = rows_[static_cast<std::size_t>(slot)];
   const torch::Tensor weight =
       torch::sigmoid(torch::linear(Normalised(read.detach()), post_hoc_.narrow(0, row, 1)));
-  return RunExperts(options_.expert_activation, experts_, tokens,
-                    torch::full_like(weight, slot, torch::kInt64), weight);
+  return RunHeld(tokens, torch::full_like(weight, slot, torch::kInt64), weight);
 }
 
 void MoeLayer::MoveExpertsToMean(double share) const {
@@ -154,7 +169,7 @@ torch::Tensor MoeLayer::Forward(const torch::Tensor& tokens, const torch::Tensor
     if (!experts_.empty()) {
       const torch::Tensor slots =
           positions_.index_select(0, output.selected.flatten()).view_as(output.selected);
-      add(RunExperts(options_.expert_activation, experts_, tokens, slots, output.weights));
+      add(RunHeld(tokens, slots, output.weights));
     }
     if (options_.copy_experts + options_.constant_experts > 0) {
       add(RunZeroComputation(tokens, output));
@@ -174,7 +189,8 @@ void MoeLayer::Choose(const ForwardOptions& options, GateOutput& output) const {
     torch::Tensor key = logits;
     if (options.gate_noise > 0.0) {
       const auto layer = static_cast<std::uint64_t>(layer_);
-      key = key + options.gate_noise * NormalDraws(key.sizes(), MixKey({options.noise_key, layer}));
+      key = key + options.gate_noise *
+                      NormalDraws(key.sizes(), MixKey({options.noise_key, layer}), key.device());
     }
     // The bias evens the load of the joint gate.
     if (selection_bias_.defined() && !options.post_hoc_gate) {

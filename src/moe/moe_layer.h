@@ -79,6 +79,8 @@ class MoeLayer {
 
  private:
   torch::Tensor Normalised(const torch::Tensor& read) const;
+  torch::Tensor RunHeld(const torch::Tensor& tokens, const torch::Tensor& slots,
+                        const torch::Tensor& weights) const;
   torch::Tensor RunLoneExpert(const torch::Tensor& tokens, const torch::Tensor& read,
                               int number) const;
   void Choose(const ForwardOptions& options, GateOutput& output) const;
@@ -86,6 +88,7 @@ class MoeLayer {
 
   ModelOptions options_;
   int layer_ = 0;
+  ComputePath path_;
   torch::Tensor gate_weight_;
   torch::Tensor gate_mean_, gate_square_;  // undefined without kPopulation
   torch::Tensor post_hoc_;                 // [rows, gate inputs]; undefined without
@@ -93,6 +96,7 @@ class MoeLayer {
   torch::Tensor candidates_;               // [c] int64
   torch::Tensor positions_;                // [rows] int64: position in experts_, or -1
   std::vector<FfnParameters> experts_;     // held, ascending
+  std::vector<std::int64_t> rows_;         // of the gate, theirs
   std::vector<FfnParameters> shared_;      // one or none
   struct Constant {
     torch::Tensor mix;    // [2, width]

@@ -4,8 +4,9 @@
 
 namespace fedmoe {
 
-MoeMlp::MoeMlp(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held)
-    : MoeModel(options, spec, std::move(held)),
+MoeMlp::MoeMlp(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+               const ComputeOptions& compute)
+    : MoeModel(options, spec, std::move(held), compute),
       trunk_weight_(store_.Named("trunk.weight")),
       trunk_bias_(store_.Named("trunk.bias")),
       norm_scale_(store_.Named("norm.scale")),
@@ -27,9 +28,10 @@ torch::Tensor MoeMlp::Read(const torch::Tensor& inputs, const torch::Tensor& emb
   if (options_.gate_input == GateInput::kToken) return features;
   if (options_.gate_input == GateInput::kSequence) return embedded.mean(1);
   if (!embedding_.defined()) return inputs;
-  const torch::Tensor counts = torch::zeros({inputs.size(0), options_.classes});
+  const torch::Tensor counts =
+      torch::zeros({inputs.size(0), options_.classes}, embedding_.options());
   const torch::Tensor share =
-      torch::full(inputs.sizes(), 1.0 / static_cast<double>(inputs.size(1)), torch::kFloat32);
+      torch::full(inputs.sizes(), 1.0 / static_cast<double>(inputs.size(1)), embedding_.options());
   return counts.scatter_add(1, inputs, share);
 }
 

@@ -18,7 +18,8 @@ namespace fedmoe {
 
 class MoeMlp final : public MoeModel {
  public:
-  MoeMlp(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held);
+  MoeMlp(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+         const ComputeOptions& compute = {});
   MoeOutput Forward(const torch::Tensor& inputs, const ForwardOptions& options = {}) const override;
   std::vector<GateOutput> RunGates(const torch::Tensor& inputs) const override;
 

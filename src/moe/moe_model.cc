@@ -9,8 +9,8 @@
 namespace fedmoe {
 
 MoeModel::MoeModel(const ModelOptions& options, const ModelSpec& spec,
-                   std::vector<ExpertIndex> held)
-    : options_(options), store_(spec, std::move(held)) {
+                   std::vector<ExpertIndex> held, const ComputeOptions& compute)
+    : options_(options), store_(spec, std::move(held), compute) {
   for (const FfnPlace& place : FfnPlaces(options)) {
     Ffn& ffn = ffns_.emplace_back();
     if (place.layer >= 0) {
@@ -39,13 +39,16 @@ void MoeModel::MoveExpertsToMean(double share) const {
 }
 
 std::unique_ptr<MoeModel> BuildMoeModel(const ModelOptions& options, const ModelSpec& spec,
-                                        std::vector<ExpertIndex> held) {
-  if (options.preset == "moe_cnn") return std::make_unique<MoeCnn>(options, spec, std::move(held));
+                                        std::vector<ExpertIndex> held,
+                                        const ComputeOptions& compute) {
+  if (options.preset == "moe_cnn") {
+    return std::make_unique<MoeCnn>(options, spec, std::move(held), compute);
+  }
   if (options.preset == "moe_transformer") {
-    return std::make_unique<MoeTransformer>(options, spec, std::move(held));
+    return std::make_unique<MoeTransformer>(options, spec, std::move(held), compute);
   }
   TORCH_CHECK(options.preset == "moe_mlp", "no module for preset '", options.preset, "'");
-  return std::make_unique<MoeMlp>(options, spec, std::move(held));
+  return std::make_unique<MoeMlp>(options, spec, std::move(held), compute);
 }
 
 }  // namespace fedmoe

@@ -26,6 +26,7 @@ class MoeModel {
   MoeModel& operator=(const MoeModel&) = delete;
 
   // inputs: [examples, inputs] float32; of a model that reads text [examples, positions] int64 ids.
+  // On the parameters' device, as is all that comes out.
   virtual MoeOutput Forward(const torch::Tensor& inputs,
                             const ForwardOptions& options = {}) const = 0;
   // By MoE layer: the gates alone (GateOutput::logits, probabilities, read) where the preset can do
@@ -44,7 +45,8 @@ class MoeModel {
   const std::vector<ExpertIndex>& held() const { return store_.held(); }
 
  protected:
-  MoeModel(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held);
+  MoeModel(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+           const ComputeOptions& compute);
 
   // FFN number `index` of FfnPlaces: [t, width] -> [t, width], without the residual; a MoE layer
   // appends its gate's output. `read` is called for what the gate reads, not yet standardised.
@@ -72,6 +74,7 @@ class MoeModel {
 // ascending, within 0 to spec.experts - 1; a layer without any adds its shared expert only. All
 // parameters start at zero.
 std::unique_ptr<MoeModel> BuildMoeModel(const ModelOptions& options, const ModelSpec& spec,
-                                        std::vector<ExpertIndex> held);
+                                        std::vector<ExpertIndex> held,
+                                        const ComputeOptions& compute = {});
 
 }  // namespace fedmoe

@@ -13,8 +13,8 @@ constexpr double kRotaryBase = 10'000.0;
 }  // namespace
 
 MoeTransformer::MoeTransformer(const ModelOptions& options, const ModelSpec& spec,
-                               std::vector<ExpertIndex> held)
-    : MoeModel(options, spec, std::move(held)),
+                               std::vector<ExpertIndex> held, const ComputeOptions& compute)
+    : MoeModel(options, spec, std::move(held), compute),
       embedding_(store_.Named("embedding.weight")),
       norm_scale_(store_.Named("norm.scale")),
       head_weight_(store_.Named("head.weight")) {
@@ -31,10 +31,14 @@ MoeTransformer::MoeTransformer(const ModelOptions& options, const ModelSpec& spe
   const torch::Tensor rate =
       torch::pow(kRotaryBase, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
   const torch::Tensor angle = position * rate;
-  cosine_ = angle.cos().to(torch::kFloat32);
-  sine_ = angle.sin().to(torch::kFloat32);
-  mask_ = torch::full({positions, positions}, -std::numeric_limits<float>::infinity()).triu(1);
-  counts_ = (position + 1.0).to(torch::kFloat32);
+  const auto place = [&](const torch::Tensor& constant) {
+    return constant.to(torch::kFloat32).to(store_.device());
+  };
+  cosine_ = place(angle.cos());
+  sine_ = place(angle.sin());
+  mask_ =
+      place(torch::full({positions, positions}, -std::numeric_limits<float>::infinity()).triu(1));
+  counts_ = place(position + 1.0);
 }
 
 MoeOutput MoeTransformer::Forward(const torch::Tensor& inputs,

@@ -21,7 +21,8 @@ namespace fedmoe {
 
 class MoeTransformer final : public MoeModel {
  public:
-  MoeTransformer(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held);
+  MoeTransformer(const ModelOptions& options, const ModelSpec& spec, std::vector<ExpertIndex> held,
+                 const ComputeOptions& compute = {});
   // inputs: [examples, positions] int64, 0 to classes - 1, positions at most options.inputs.
   // logits: [examples * positions, classes], position by position.
   MoeOutput Forward(const torch::Tensor& inputs, const ForwardOptions& options = {}) const override;

@@ -5,8 +5,16 @@
 
 namespace fedmoe {
 
-ParameterStore::ParameterStore(ModelSpec spec, std::vector<ExpertIndex> held)
-    : spec_(std::move(spec)), held_(std::move(held)), parameters_(spec_.blocks.size()) {
+ParameterStore::ParameterStore(ModelSpec spec, std::vector<ExpertIndex> held,
+                               const ComputeOptions& compute)
+    : spec_(std::move(spec)),
+      held_(std::move(held)),
+      path_(compute.path),
+      offsets_(spec_.blocks.size()),
+      parameters_(spec_.blocks.size()) {
+  const torch::Device device(compute.device);
+  TORCH_CHECK(device.is_cpu() || path_ == ComputePath::kTensorOps,
+              "the expert kernels compute on the CPU alone, not on ", compute.device);
   std::int64_t total = 0;
   for (int index = 0; index < static_cast<int>(spec_.blocks.size()); ++index) {
     const ParameterBlock& block = spec_.blocks[static_cast<std::size_t>(index)];
@@ -17,8 +25,9 @@ ParameterStore::ParameterStore(ModelSpec spec, std::vector<ExpertIndex> held)
     held_blocks_.push_back(index);
     total += block.ElementCount();
   }
-  values_ = torch::zeros({total}, torch::kFloat32);
-  gradients_ = torch::zeros({total}, torch::kFloat32);
+  const torch::TensorOptions options = torch::TensorOptions(torch::kFloat32).device(device);
+  values_ = torch::zeros({total}, options);
+  gradients_ = torch::zeros({total}, options);
   std::int64_t offset = 0;
   for (const int index : held_blocks_) {
     const ParameterBlock& block = spec_.blocks[static_cast<std::size_t>(index)];
@@ -26,6 +35,7 @@ ParameterStore::ParameterStore(ModelSpec spec, std::vector<ExpertIndex> held)
     const auto view = [&](const torch::Tensor& whole) {
       return whole.narrow(0, offset, elements).view(block.shape).detach();
     };
+    offsets_[static_cast<std::size_t>(index)] = static_cast<std::size_t>(offset);
     torch::Tensor& parameter = parameters_[static_cast<std::size_t>(index)];
     parameter = view(values_).requires_grad_();
     parameter.mutable_grad() = view(gradients_);

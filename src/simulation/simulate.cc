@@ -65,6 +65,14 @@ void WarnOfThreads(const CoordinatorConfig& config) {
       threads);
 }
 
+void WarnOfDevice(const CoordinatorConfig& config) {
+  if (!config.run.deterministic || config.simulation.device == "cpu") return;
+  spdlog::warn(
+      "simulation.device is {}: the model's digest differs from that of the CPU, and may differ "
+      "from run to run, whatever run.deterministic says",
+      config.simulation.device);
+}
+
 }  // namespace
 
 void StopSwitch::Request() {
@@ -92,6 +100,10 @@ SimulationOutcome Simulate(const SimulationJob& job, StopSwitch& stop) {
                   InvalidArgument("the configuration has no fleet section, so there is nobody to "
                                   "simulate"));
   }
+  if (const Status device = OpenDevice("simulation.device", job.config.simulation.device);
+      !device.ok()) {
+    return Failed(SimulationEnd::kConfiguration, device);
+  }
   const Result<Population> population = LoadPopulation(job.config);
   if (!population.ok()) return Failed(SimulationEnd::kData, population.status());
 
@@ -100,10 +112,13 @@ SimulationOutcome Simulate(const SimulationJob& job, StopSwitch& stop) {
       OpenDirectory(files, job.directory, job.config);
   if (!directory.ok()) return Failed(SimulationEnd::kDirectory, directory.status());
   WarnOfThreads(job.config);
+  WarnOfDevice(job.config);
 
   Watcher watcher(job.live_table, job.config.run.rounds);
-  VirtualRun run(job.config, std::move(*spec), *population, files, **directory, job.threads,
-                 &watcher);
+  VirtualRun run(job.config, std::move(*spec), *population, files, **directory,
+                 {.threads = job.threads,
+                  .compute = ComputeOn(job.config.simulation.device),
+                  .observer = &watcher});
   stop.Attach(&run);
   const Result<RunSummary> summary = run.Run();
   stop.Attach(nullptr);

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "client/update_encoding.h"
@@ -57,13 +58,13 @@ class PendingTask {
 class TaskRunner {
  public:
   // All outlive it. Once `ending` is true, tasks end with CANCELLED.
-  TaskRunner(const Population& population, const ModelSpec& spec, std::uint64_t seed,
-             std::uint64_t max_cached_bytes, Spool& spool, const std::atomic<bool>& ending)
+  TaskRunner(const Population& population, const ModelSpec& spec, TrainerCacheOptions trainers,
+             Spool& spool, const std::atomic<bool>& ending)
       : population_(population),
         spec_(spec),
         spool_(spool),
         ending_(ending),
-        trainers_(population, spec, seed, max_cached_bytes) {}
+        trainers_(population, spec, std::move(trainers)) {}
 
   TaskOutcome Run(const TaskAssignment& task, std::size_t client, const TaskShards& shards,
                   std::span<const std::byte> state, const PendingTask& pending);

@@ -32,13 +32,13 @@ Result<TrainerCache::Held> TrainerCache::Make(std::size_t client) const {
   const VirtualClient& own = population_.clients[client];
   if (own.role == ClientRole::kEvaluator) {
     held.bytes = BytesOf(*population_.test);
-    held.trainer = std::make_unique<LocalTrainer>(*population_.test);
+    held.trainer = std::make_unique<LocalTrainer>(*population_.test, options_.compute);
   } else {
     FEDMOE_ASSIGN_OR_RETURN(LocalData data, population_.data->ClientData(own.data_index));
     held.bytes = BytesOf(data.train) + BytesOf(data.holdout);
-    held.trainer = std::make_unique<LocalTrainer>(std::move(data));
+    held.trainer = std::make_unique<LocalTrainer>(std::move(data), options_.compute);
   }
-  FEDMOE_RETURN_IF_ERROR(held.trainer->Prepare(spec_, seed_));
+  FEDMOE_RETURN_IF_ERROR(held.trainer->Prepare(spec_, options_.seed));
   return held;
 }
 
@@ -49,7 +49,7 @@ void TrainerCache::Give(std::size_t client, Held held) {
   bytes_ += held.bytes;
   entries_.push_front({client, std::move(held)});
   places_[client] = entries_.begin();
-  while (bytes_ > max_bytes_) {
+  while (bytes_ > options_.max_bytes) {
     bytes_ -= entries_.back().held.bytes;
     places_.erase(entries_.back().client);
     dropped.splice(dropped.end(), entries_, std::prev(entries_.end()));

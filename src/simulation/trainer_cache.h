@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "client/local_trainer.h"
 #include "common/result.h"
@@ -15,14 +16,18 @@
 
 namespace fedmoe {
 
+struct TrainerCacheOptions {
+  std::uint64_t seed = 0;       // of the run
+  std::uint64_t max_bytes = 0;  // of examples that are kept, beside those that are taken
+  ComputeOptions compute;
+};
+
 // Thread-safe. What is taken is the taker's alone.
 class TrainerCache {
  public:
-  // `population` and `spec` outlive the cache. Keeps at most `max_bytes` of examples beside those
-  // that are taken.
-  TrainerCache(const Population& population, const ModelSpec& spec, std::uint64_t seed,
-               std::uint64_t max_bytes)
-      : population_(population), spec_(spec), seed_(seed), max_bytes_(max_bytes) {}
+  // `population` and `spec` outlive the cache.
+  TrainerCache(const Population& population, const ModelSpec& spec, TrainerCacheOptions options)
+      : population_(population), spec_(spec), options_(std::move(options)) {}
 
   struct Held {
     std::unique_ptr<LocalTrainer> trainer;  // prepared
@@ -43,8 +48,7 @@ class TrainerCache {
 
   const Population& population_;
   const ModelSpec& spec_;
-  const std::uint64_t seed_;
-  const std::uint64_t max_bytes_;
+  const TrainerCacheOptions options_;
 
   std::mutex mutex_;
   std::list<Entry> entries_;  // most recently given first

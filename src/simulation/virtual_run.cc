@@ -48,15 +48,16 @@ RunOptions OptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
 
 VirtualRun::VirtualRun(const CoordinatorConfig& config, ModelSpec spec,
                        const Population& population, FileSystem& files, RunDirectory& directory,
-                       int threads, CoreObserver* observer)
+                       VirtualRunOptions options)
     : config_(config),
       options_(OptionsOf(config, std::move(spec))),
       population_(population),
       files_(files),
       directory_(directory),
-      threads_(threads),
-      observer_(observer) {
-  options_.alignment.parallel = LoopOnThreads(threads);
+      threads_(options.threads),
+      compute_(std::move(options.compute)),
+      observer_(options.observer) {
+  options_.alignment.parallel = LoopOnThreads(threads_);
 }
 
 VirtualRun::~VirtualRun() = default;
@@ -94,8 +95,9 @@ Status VirtualRun::Open() {
   FEDMOE_ASSIGN_OR_RETURN(times_log_, RunTimesLog::Open(files_, directory_.path()));
   FEDMOE_RETURN_IF_ERROR(OpenClients());
   state_ = InitialState(options_, initial.Digests());
-  runner_ = std::make_unique<TaskRunner>(population_, options_.spec, options_.seed, kMaxCachedBytes,
-                                         *spool_, ending_);
+  const TrainerCacheOptions trainers = {
+      .seed = options_.seed, .max_bytes = kMaxCachedBytes, .compute = compute_};
+  runner_ = std::make_unique<TaskRunner>(population_, options_.spec, trainers, *spool_, ending_);
   pool_ = std::make_unique<TaskPool>(threads_, [] { SetTorchThreads(1); });
   return Status::Ok();
 }

@@ -30,6 +30,12 @@
 
 namespace fedmoe {
 
+struct VirtualRunOptions {
+  int threads = 1;  // clients that compute at once
+  ComputeOptions compute;
+  CoreObserver* observer = nullptr;  // outlives the run
+};
+
 // One run, by one thread; RequestStop from any.
 //
 // Time stands still while anything is computed, and moves on to the next thing that is due: the
@@ -38,9 +44,10 @@ namespace fedmoe {
 // a function of the configuration, whatever the threads.
 class VirtualRun {
  public:
-  // All but `config` and `spec` outlive the run. `observer` may be null.
+  // `population`, `files` and `directory` outlive the run. What `config` says of the device is left
+  // to `options`.
   VirtualRun(const CoordinatorConfig& config, ModelSpec spec, const Population& population,
-             FileSystem& files, RunDirectory& directory, int threads, CoreObserver* observer);
+             FileSystem& files, RunDirectory& directory, VirtualRunOptions options);
   ~VirtualRun();
 
   // Once. The summary, also of a run that failed or was stopped; an error where the run directory
@@ -127,6 +134,7 @@ class VirtualRun {
   FileSystem& files_;
   RunDirectory& directory_;
   const int threads_;
+  const ComputeOptions compute_;
   CoreObserver* observer_;
 
   MemoryFileSystem memory_;  // spool and client state

@@ -31,6 +31,7 @@ TEST(ClientConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "       partition: {kind: classes_per_client, clients: 4}, domains: {variant: hidden}}\n"
       "capacity: {memory_bytes: 512MiB, compute_gflops: 1.5, down_mbps: 100, up_mbps: 10,\n"
       "           max_experts: 2, measure: false}\n"
+      "device: cuda:0\n"
       "threads: 4\n"
       "cache_bytes: 4096\n"
       "retry: {initial_s: 0.1, max_s: 2, limit_s: 60}\n"
@@ -48,6 +49,7 @@ TEST(ClientConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config->capacity.up_bytes_per_s, 1.25e6);
   EXPECT_EQ(config->capacity.max_experts, 2);
   EXPECT_FALSE(config->measure_capacity);
+  EXPECT_EQ(config->device, "cuda:0");
   EXPECT_EQ(config->threads, 4);
   EXPECT_EQ(config->cache_bytes, 4096u);
   EXPECT_EQ(config->retry_initial_ms, 100);
@@ -62,6 +64,12 @@ TEST(ClientConfigTest, BytesAreWholeAndBounded) {
             "'3MB')");
   EXPECT_EQ(ClientErrors("name: a\ncache_bytes: 18446744073709551615GiB\n"),
             "x.yaml:2: cache_bytes must be at most 1048576GiB (got 18446744073709551615GiB)");
+}
+
+TEST(ClientConfigTest, ADeviceIsTheProcessorOrOneOfCudas) {
+  EXPECT_EQ(ClientErrors("name: a\ndevice: cuda\n"), "accepted");
+  EXPECT_EQ(ClientErrors("name: a\ndevice: gpu:0\n"),
+            "x.yaml:2: device must be cpu, cuda or cuda:N with N of 0 to 99 (got 'gpu:0')");
 }
 
 TEST(ClientConfigTest, AMissingNameIsAnError) {

@@ -166,7 +166,7 @@ class SkipsTest(unittest.TestCase):
 
     def test_a_line_without_a_reason_is_an_error(self):
         self.assertEqual(self.judge("A no-mnist\n", self.RAN), (
-            2, "unexpected_skips: expected:1: want a pattern, a condition (no-cifar10, no-languages, no-mnist, no-namespaces, "
+            2, "unexpected_skips: expected:1: want a pattern, a condition (no-cifar10, no-cuda, no-languages, no-mnist, no-namespaces, "
             "no-reference-blas, no-shakespeare, root) and a reason\n"))
 
     def test_an_empty_report_is_an_error(self):

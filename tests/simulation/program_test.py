@@ -53,6 +53,8 @@ class ProgramTest(SimulateTest):
         self.expect_error(self.simulate_config({"model": {"inputs": 4, "classes": 2}}, out="a"), 2, "no fleet section")
         self.expect_error(self.simulate_config(CONFIG, "--set", "simulation.dropout=2", out="b"), 2,
                           "simulation.dropout must be at least 0 and below 1")
+        self.expect_error(self.simulate_config(CONFIG, "--set", "simulation.device=cuda:99", out="d"), 2,
+                          "simulation.device is cuda:99, but libtorch finds ")
         self.expect_error(self.simulate("--out", self.folder / "c", label="c"), 2, "--config or --sweep is required")
         self.assertFalse((self.folder / "a").exists() or (self.folder / "b").exists())
 

@@ -140,7 +140,7 @@ class TrainerCacheTest : public ::testing::Test {
 };
 
 TEST_F(TrainerCacheTest, TheLeastRecentlyGivenGoesFirst) {
-  TrainerCache cache(population_, spec_, 1, 2 * kBytes);
+  TrainerCache cache(population_, spec_, {.seed = 1, .max_bytes = 2 * kBytes});
   const LocalTrainer* first[3];
   for (std::size_t client = 0; client < 3; ++client) {
     auto held = cache.Take(client);
@@ -164,7 +164,7 @@ TEST_F(TrainerCacheTest, TheLeastRecentlyGivenGoesFirst) {
 }
 
 TEST_F(TrainerCacheTest, WhatDoesNotFitIsNotKept) {
-  TrainerCache cache(population_, spec_, 1, kBytes - 1);
+  TrainerCache cache(population_, spec_, {.seed = 1, .max_bytes = kBytes - 1});
   auto held = cache.Take(0);
   ASSERT_TRUE(held.ok());
   cache.Give(0, std::move(*held));
@@ -175,7 +175,7 @@ TEST_F(TrainerCacheTest, DataThatDoNotFitTheModelAreRefused) {
   population_.clients[0].role = ClientRole::kTrainer;
   ModelSpec other = spec_;
   other.options["inputs"] = "5";
-  TrainerCache cache(population_, other, 1, kBytes);
+  TrainerCache cache(population_, other, {.seed = 1, .max_bytes = kBytes});
   EXPECT_EQ(cache.Take(0).status().message(),
             "data 'domains' has 32 features and 8 classes, the model takes 5 and 8");
 }

@@ -15,12 +15,14 @@ const std::string kFleet = "fleet: {capacity: {measure: false}}\n";
 TEST(SimulationConfigTest, EveryKeyIsReadAndWrittenBack) {
   const auto config = LoadCoordinator(kFleet +
                                       "simulation:\n"
+                                      "  device: cuda:1\n"
                                       "  devices: {phone: 0.5, laptop: 3, gpu_server: 1}\n"
                                       "  availability: daily\n"
                                       "  online_share: 0.25\n"
                                       "  dropout: 0.1\n");
   ASSERT_TRUE(config.ok()) << config.status().message();
   const SimulationOptions& simulation = config->simulation;
+  EXPECT_EQ(simulation.device, "cuda:1");
   EXPECT_EQ(simulation.devices.phone, 0.5);
   EXPECT_EQ(simulation.devices.single_board_computer, 0.0);
   EXPECT_EQ(simulation.devices.laptop, 3.0);
@@ -55,6 +57,11 @@ TEST(SimulationConfigTest, ADeterministicRunHasAllClientsAllTheTime) {
 TEST(SimulationConfigTest, ValuesOutOfRangeAreRefused) {
   EXPECT_EQ(CoordinatorErrors(kFleet + "simulation: {dropout: 1}\n"),
             "x.yaml:2: simulation.dropout must be at least 0 and below 1 (got 1)");
+  for (const std::string device : {"gpu", "cuda:", "cuda:1x", "cuda:-1", "cuda:100", "CUDA"}) {
+    EXPECT_EQ(CoordinatorErrors(kFleet + "simulation: {device: '" + device + "'}\n"),
+              "x.yaml:2: simulation.device must be cpu, cuda or cuda:N with N of 0 to 99 (got '" +
+                  device + "')");
+  }
   EXPECT_EQ(CoordinatorErrors(kFleet + "simulation: {online_share: 0}\n"),
             "x.yaml:2: simulation.online_share must be above 0 and at most 1 (got 0)");
   EXPECT_EQ(CoordinatorErrors(kFleet + "simulation: {devices: {tablet: 1}}\n"),

@@ -40,7 +40,8 @@ struct Virtual {
 };
 
 // Runs kSmall with these overrides to its end.
-inline Virtual RunSmall(const std::vector<std::string>& overrides, int threads = 2) {
+inline Virtual RunSmall(const std::vector<std::string>& overrides, int threads = 2,
+                        const ComputeOptions& compute = {}) {
   Virtual result;
   TempDir temporary;
   const auto config = LoadCoordinator(kSmall, overrides);
@@ -53,7 +54,8 @@ inline Virtual RunSmall(const std::vector<std::string>& overrides, int threads =
   const auto directory = RunDirectory::Open(files, temporary.File("run"));
   auto spec = BuildModelSpec(config->model);
   EXPECT_TRUE(directory.ok() && spec.ok());
-  VirtualRun run(*config, std::move(*spec), *population, files, **directory, threads, &result.seen);
+  VirtualRun run(*config, std::move(*spec), *population, files, **directory,
+                 {.threads = threads, .compute = compute, .observer = &result.seen});
   const auto summary = run.Run();
   EXPECT_TRUE(summary.ok()) << summary.status().message();
   if (summary.ok()) result.summary = *summary;

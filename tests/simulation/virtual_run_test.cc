@@ -91,6 +91,23 @@ TEST(VirtualRunTest, TheThreadsChangeNothing) {
   EXPECT_NE(one.summary.model_digest, other.summary.model_digest);
 }
 
+// To rounding, so the digests differ; that they do shows that it was the other path.
+TEST(VirtualRunTest, TensorOperatorsLearnWhatTheKernelsDo) {
+  const std::vector<std::string> overrides = {
+      "run.rounds=8",       "fleet.data.domains.examples=256", "training.epochs=2",
+      "fleet.evaluators=1", "fleet.test_examples=512",         "evaluation.mode=both"};
+  const Virtual kernels = RunSmall(overrides);
+  const Virtual tensor_ops =
+      RunSmall(overrides, 2, {.path = ComputePath::kTensorOps, .device = "cpu"});
+  EXPECT_EQ(tensor_ops.summary.status, "completed");
+  EXPECT_NE(tensor_ops.summary.model_digest, kernels.summary.model_digest);
+  ASSERT_TRUE(kernels.summary.final_accuracy && tensor_ops.summary.final_accuracy);
+  EXPECT_GT(*kernels.summary.final_accuracy, 0.3) << "of 8 classes";
+  EXPECT_NEAR(*kernels.summary.final_accuracy, *tensor_ops.summary.final_accuracy, 0.01);
+  EXPECT_NEAR(*kernels.summary.final_loss, *tensor_ops.summary.final_loss, 0.005);
+  EXPECT_EQ(tensor_ops.summary.bytes_up, kernels.summary.bytes_up);
+}
+
 TEST(VirtualRunTest, AClientThatDropsOutIsMissedAfterItsSilence) {
   const Virtual run = RunSmall({"simulation.dropout=0.4", "run.quorum=0.25", "run.rounds=12",
                                 "run.heartbeat_timeout_s=9", "run.grace_s=1000"});
