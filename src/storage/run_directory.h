@@ -37,6 +37,7 @@ class RunDirectory {
   std::string JournalPath() const;
   std::string SpoolPath() const;
   std::string CheckpointsPath() const;
+  std::string EncodedPath() const;  // made by who needs it
   // True once a journal exists: the run was started before.
   bool HasRun() const;
 
