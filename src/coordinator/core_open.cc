@@ -41,6 +41,10 @@ fedmoe::Status CoordinatorCore::Open() {
   if (recovered) FEDMOE_RETURN_IF_ERROR(CheckStoredSpec());
   FEDMOE_ASSIGN_OR_RETURN(
       store_, ShardStore::Open(files_, directory_.CheckpointsPath(), options_.run.spec));
+  if (options_.run.training.download.encoded()) {
+    FEDMOE_ASSIGN_OR_RETURN(
+        encoded_, EncodedStore::Open(files_, directory_.EncodedPath(), options_.run.spec, *store_));
+  }
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath()));
   pool_ = std::make_shared<WorkerPool>(options_.worker_threads);
   syncs_ = std::make_unique<WorkerPool>(kSyncThreads);

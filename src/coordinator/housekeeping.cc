@@ -34,6 +34,10 @@ Status HouseWork::Do() {
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
+  if (encoded == nullptr) return Status::Ok();
+  if (const Status pruned = encoded->Prune(version, pinned); !pruned.ok()) {
+    spdlog::warn("encoded shards: {}", pruned.message());
+  }
   return Status::Ok();
 }
 
@@ -41,6 +45,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   HouseWork work{.directory = &directory_,
                  .spool = spool_.get(),
                  .store = store_.get(),
+                 .encoded = encoded_.get(),
                  .reports = std::exchange(reports_, {}),
                  .clean_up = std::exchange(clean_up_due_, false)};
   if (!work.clean_up) return work;
@@ -48,6 +53,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   for (const auto& [task, state] : state_.tasks) work.keep.insert(task);
   work.end = state_.next_task;
   work.keep_versions = options_.keep_versions;
+  work.version = state_.version;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
   return work;

@@ -1,4 +1,5 @@
 // Transport, server and the real core over loopback.
+#include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -13,7 +14,9 @@
 #include "fedmoe/v1/coordinator.grpc.pb.h"
 #include "storage/update_format.h"
 #include "tests/support/temp_dir.h"
+#include "wire/from_proto.h"
 #include "wire/limits.h"
+#include "wire/status.h"
 #include "wire/to_proto.h"
 
 namespace fedmoe {
@@ -62,7 +65,8 @@ TrainResult ResultOf(const TaskAssignment& task) {
     result.feedback.tokens[static_cast<std::size_t>(expert)] = 8;
   }
   for (const ShardReference& shard : task.shards) {
-    result.blocks.push_back({shard.shard, std::vector<float>(shard.bytes / 4, 1.0F)});
+    const auto elements = static_cast<std::size_t>(Spec().ShardElements(shard.shard));
+    result.blocks.push_back({shard.shard, std::vector<float>(elements, 1.0F)});
   }
   return result;
 }
@@ -83,8 +87,9 @@ class OnesTrainer final : public Trainer {
 
 class LoopbackTest : public ::testing::Test {
  protected:
-  LoopbackTest() {
+  explicit LoopbackTest(const DownloadOptions& download = {}) {
     CoreOptions options;
+    options.run.training.download = download;
     options.run.spec = Spec();
     options.run.rounds = 2;
     options.run.evaluation.mode = EvaluationMode::kNone;
@@ -155,7 +160,8 @@ TEST_F(LoopbackTest, ShardsArriveWholeAndInOrder) {
         EXPECT_EQ(offset, all.size());
         all.insert(all.end(), bytes.begin(), bytes.end());
         return Status::Ok();
-      });
+      },
+      false);
   ASSERT_TRUE(status.ok()) << status.ToString();
   EXPECT_EQ(shards.size(), task.shards.size());
   for (const ShardReference& shard : task.shards) {
@@ -166,19 +172,21 @@ TEST_F(LoopbackTest, ShardsArriveWholeAndInOrder) {
 TEST_F(LoopbackTest, ASinkMayStopTheTransfer) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);
-  EXPECT_EQ(transport_->FetchShards(session, task.shards,
-                                    [](const ShardReference&, std::uint64_t,
-                                       std::span<const std::byte>) { return Internal("enough"); }),
+  EXPECT_EQ(transport_->FetchShards(
+                session, task.shards,
+                [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
+                  return Internal("enough");
+                },
+                false),
             Internal("enough"));
 }
 
 TEST_F(LoopbackTest, AShardThatNoVersionHasIsNotFound) {
   const SessionId session = Session();
-  const Status status =
-      transport_->FetchShards(session, {{0, std::string(64, 'a'), 16}},
-                              [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
-                                return Status::Ok();
-                              });
+  const Status status = transport_->FetchShards(
+      session, {{0, std::string(64, 'a'), 16}},
+      [](const ShardReference&, std::uint64_t, std::span<const std::byte>) { return Status::Ok(); },
+      false);
   EXPECT_EQ(status.code(), StatusCode::kNotFound) << status.ToString();
 }
 
@@ -417,6 +425,61 @@ TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
   std::uint64_t all = 0;
   for (const ShardReference& shard : task.shards) all += static_cast<std::uint64_t>(shard.bytes);
   EXPECT_EQ(bytes, all - 1'000'000U);
+}
+
+class EncodedLoopbackTest : public LoopbackTest {
+ protected:
+  EncodedLoopbackTest() : LoopbackTest({.encoding = Encoding::kInt8, .zstd = true}) {}
+  // The bytes of the shards, one behind the other, from `first_offset` of the first on.
+  std::string Fetch(const SessionId& session, const std::vector<ShardReference>& shards,
+                    std::uint64_t first_offset) {
+    grpc::ClientContext context;
+    const auto reader = Stub()->FetchShards(&context, FetchToProto(session, shards, first_offset));
+    std::string all;
+    v1::ShardChunk chunk;
+    while (reader->Read(&chunk)) {
+      const Result<ShardReference> shard = ShardOfChunk(chunk, shards);
+      EXPECT_TRUE(shard.ok()) << shard.status().ToString();
+      EXPECT_GT(chunk.total_bytes(), 0U);
+      totals_[chunk.index()] = chunk.total_bytes();
+      all += chunk.data();
+    }
+    status_ = FromGrpc(reader->Finish());
+    return all;
+  }
+  std::map<int, std::uint64_t> totals_;
+  Status status_;
+};
+
+TEST_F(EncodedLoopbackTest, AFetchGoesOnWithinAnEncodedShard) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const std::string whole = Fetch(session, task.shards, 0);
+  EXPECT_TRUE(status_.ok()) << status_.ToString();
+  std::uint64_t total = 0;
+  for (const auto& [index, bytes] : totals_) total += bytes;
+  EXPECT_EQ(whole.size(), total);
+  EXPECT_EQ(totals_.size(), task.shards.size());
+  EXPECT_LT(total, static_cast<std::uint64_t>(Spec().ShardBytes(kTrunkShard)) / 2);
+  EXPECT_EQ(Fetch(session, task.shards, 1'000), whole.substr(1'000));
+  EXPECT_TRUE(status_.ok()) << status_.ToString();
+  // What a reference allows and the shard does not have.
+  Fetch(session, task.shards, static_cast<std::uint64_t>(task.shards[0].bytes) - 1);
+  EXPECT_EQ(status_, InvalidArgument("first_offset must be 0 to " + std::to_string(totals_[0] - 1) +
+                                     " (got " + std::to_string(task.shards[0].bytes - 1) + ")"));
+}
+
+TEST_F(EncodedLoopbackTest, AClientTrainsARunToItsEnd) {
+  auto state = ClientState::Open(PosixFileSystem(), directory_.File("client")).value();
+  OnesTrainer trainer;
+  ClientLoop loop(
+      *transport_, trainer, *state, clock_,
+      {.name = "alice",
+       .coordinator = server_->address(),
+       .build_spec = [](const std::string&, const auto&) -> Result<ModelSpec> { return Spec(); }});
+  const ClientOutcome outcome = loop.Run();
+  EXPECT_EQ(outcome.end, ClientEnd::kRunOver) << outcome.detail;
+  EXPECT_EQ(core_->Wait().status, "completed");
 }
 
 TEST_F(LoopbackTest, MoreBytesThanAnnouncedAreAMalformedUpdate) {
