@@ -2,11 +2,13 @@
 // happens to coordinator and files.
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <map>
 #include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "client/shard_fetch.h"
 #include "tests/coordinator/raw_client.h"
@@ -27,6 +29,14 @@ CoreOptions EncodedOptions(const DownloadOptions& download) {
 RunSummary RunOnce(const DownloadOptions& download) {
   Fleet fleet(EncodedOptions(download));
   return fleet.RunToEnd();
+}
+
+// What the coordinator counts as sent.
+std::uint64_t CountedDown(CoordinatorCore& core) {
+  std::promise<std::string> answer;
+  core.Status([&answer](Result<std::string> json) { answer.set_value(std::move(json).value()); });
+  const nlohmann::json status = nlohmann::json::parse(answer.get_future().get());
+  return status.at("bytes_down").get<std::uint64_t>();
 }
 
 std::set<std::string> EncodedFiles(const Fleet& fleet) {
@@ -92,6 +102,7 @@ TEST(DownloadTest, TrafficIsTheEncodedBytes) {
         },
         false));
     EXPECT_EQ(bytes, expected);
+    EXPECT_EQ(CountedDown(fleet.coordinator.core()), expected);
   }
 }
 

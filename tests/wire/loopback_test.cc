@@ -429,7 +429,7 @@ TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
 
 class EncodedLoopbackTest : public LoopbackTest {
  protected:
-  EncodedLoopbackTest() : LoopbackTest({.encoding = Encoding::kInt8, .zstd = true}) {}
+  EncodedLoopbackTest() : LoopbackTest({.encoding = Encoding::kBfloat16, .zstd = true}) {}
   // The bytes of the shards, one behind the other, from `first_offset` of the first on.
   std::string Fetch(const SessionId& session, const std::vector<ShardReference>& shards,
                     std::uint64_t first_offset) {
