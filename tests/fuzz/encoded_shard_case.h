@@ -19,7 +19,8 @@ inline ShardReference FuzzShard(int options) {
   shard.shard = (options & kFuzzLarge) != 0 ? ShardOfExpert(1) : kTrunkShard;
   shard.digest = std::string(kDigestLength, 'a');
   shard.encoding = static_cast<Encoding>((options & 7) % static_cast<int>(Encoding::kTopK));
-  shard.zstd = (options & kFuzzZstd) != 0;
+  // Without either it would travel as it is.
+  shard.zstd = (options & kFuzzZstd) != 0 || shard.encoding == Encoding::kFloat32;
   shard.bytes = DownloadBytes(spec, shard.shard, shard.download());
   return shard;
 }
