@@ -1,5 +1,4 @@
 // Transport, server and the real core over loopback.
-#include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -13,125 +12,14 @@
 #include "coordinator/grpc_server.h"
 #include "fedmoe/v1/coordinator.grpc.pb.h"
 #include "storage/update_format.h"
-#include "tests/support/temp_dir.h"
-#include "wire/from_proto.h"
+#include "tests/wire/loopback_fixture.h"
 #include "wire/limits.h"
-#include "wire/status.h"
 #include "wire/to_proto.h"
 
 namespace fedmoe {
 namespace {
 
 using ::testing::StartsWith;
-
-constexpr std::int64_t kTrunkElements = 600'000;  // three chunks
-
-ModelSpec Spec() {
-  ModelSpec spec;
-  spec.preset = "loopback";
-  spec.experts = 2;
-  spec.top_k = 1;
-  spec.trunk_flops = 1.0;
-  spec.expert_flops = 1.0;
-  spec.blocks.push_back({.name = "trunk",
-                         .shape = {kTrunkElements},
-                         .initializer = Initializer::kUniform,
-                         .scale = 1.0,
-                         .init_key = "trunk"});
-  for (int e = 0; e < 2; ++e) {
-    spec.blocks.push_back({.name = "experts." + std::to_string(e),
-                           .shape = {3},
-                           .owner = BlockOwner::kExpert,
-                           .expert = e,
-                           .merge = MergeRule::kByTokens,
-                           .initializer = Initializer::kUniform,
-                           .scale = 1.0,
-                           .init_key = "experts." + std::to_string(e)});
-  }
-  return spec;
-}
-
-// A delta of ones for all that the task holds.
-TrainResult ResultOf(const TaskAssignment& task) {
-  TrainResult result;
-  result.feedback = {.examples = 8,
-                     .steps = 1,
-                     .train_loss = 1.0,
-                     .tokens = {0, 0},
-                     .expert_loss = {0, 0},
-                     .expert_accuracy = {0, 0},
-                     .affinity = {0.5, 0.5}};
-  for (const ExpertIndex expert : task.experts) {
-    result.feedback.tokens[static_cast<std::size_t>(expert)] = 8;
-  }
-  for (const ShardReference& shard : task.shards) {
-    const auto elements = static_cast<std::size_t>(Spec().ShardElements(shard.shard));
-    result.blocks.push_back({shard.shard, std::vector<float>(elements, 1.0F)});
-  }
-  return result;
-}
-
-class OnesTrainer final : public Trainer {
- public:
-  Status Prepare(const ModelSpec&, std::uint64_t) override { return Status::Ok(); }
-  Result<TrainResult> Train(const TaskAssignment& task, const ShardValues&,
-                            std::span<const std::byte>, const TrainContext&) override {
-    return ResultOf(task);
-  }
-  Result<EvaluationResult> Evaluate(const TaskAssignment&, const ShardValues&,
-                                    std::span<const std::byte>, const TrainContext&) override {
-    return EvaluationResult{.task = 0, .correct = 1, .loss = 1, .examples = 2};
-  }
-  std::int64_t examples() const override { return 8; }
-};
-
-class LoopbackTest : public ::testing::Test {
- protected:
-  explicit LoopbackTest(const DownloadOptions& download = {}) {
-    CoreOptions options;
-    options.run.training.download = download;
-    options.run.spec = Spec();
-    options.run.rounds = 2;
-    options.run.evaluation.mode = EvaluationMode::kNone;
-    run_directory_ = RunDirectory::Open(PosixFileSystem(), directory_.File("run")).value();
-    core_ = CoordinatorCore::Start(options, PosixFileSystem(), *run_directory_, clock_, nullptr)
-                .value();
-    gate_ = Gatekeeper::Open(PosixFileSystem(), run_directory_->path(), {}).value();
-    server_ = GrpcServer::Start(*core_, *gate_, "127.0.0.1:0").value();
-    transport_ = MakeGrpcTransport(server_->address()).value();
-  }
-
-  Result<RegisterReply> Register(const std::string& instance = "key") {
-    return transport_->Register({.client = "alice",
-                                 .instance = instance,
-                                 .protocol_min = kProtocolMin,
-                                 .protocol_max = kProtocolMax,
-                                 .profile = {.examples = 8}});
-  }
-  SessionId Session() {
-    const auto reply = Register();
-    EXPECT_TRUE(reply.ok()) << reply.status().ToString();
-    return {"alice", reply->session};
-  }
-  TaskAssignment FirstTask(const SessionId& session) {
-    const auto reply = transport_->NextTask(session);
-    EXPECT_TRUE(reply.ok()) << reply.status().ToString();
-    EXPECT_EQ(reply->kind, NextTaskReply::Kind::kTask);
-    return reply->task;
-  }
-  std::unique_ptr<v1::Coordinator::Stub> Stub() {
-    return v1::Coordinator::NewStub(
-        grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials()));
-  }
-
-  TempDir directory_;
-  SteadyClock clock_;
-  std::unique_ptr<RunDirectory> run_directory_;
-  std::unique_ptr<Gatekeeper> gate_;
-  std::unique_ptr<CoordinatorCore> core_;
-  std::unique_ptr<GrpcServer> server_;
-  std::unique_ptr<Transport> transport_;
-};
 
 TEST_F(LoopbackTest, AClientTrainsARunToItsEnd) {
   auto state = ClientState::Open(PosixFileSystem(), directory_.File("client")).value();
@@ -425,61 +313,6 @@ TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
   std::uint64_t all = 0;
   for (const ShardReference& shard : task.shards) all += static_cast<std::uint64_t>(shard.bytes);
   EXPECT_EQ(bytes, all - 1'000'000U);
-}
-
-class EncodedLoopbackTest : public LoopbackTest {
- protected:
-  EncodedLoopbackTest() : LoopbackTest({.encoding = Encoding::kBfloat16, .zstd = true}) {}
-  // The bytes of the shards, one behind the other, from `first_offset` of the first on.
-  std::string Fetch(const SessionId& session, const std::vector<ShardReference>& shards,
-                    std::uint64_t first_offset) {
-    grpc::ClientContext context;
-    const auto reader = Stub()->FetchShards(&context, FetchToProto(session, shards, first_offset));
-    std::string all;
-    v1::ShardChunk chunk;
-    while (reader->Read(&chunk)) {
-      const Result<ShardReference> shard = ShardOfChunk(chunk, shards);
-      EXPECT_TRUE(shard.ok()) << shard.status().ToString();
-      EXPECT_GT(chunk.total_bytes(), 0U);
-      totals_[chunk.index()] = chunk.total_bytes();
-      all += chunk.data();
-    }
-    status_ = FromGrpc(reader->Finish());
-    return all;
-  }
-  std::map<int, std::uint64_t> totals_;
-  Status status_;
-};
-
-TEST_F(EncodedLoopbackTest, AFetchGoesOnWithinAnEncodedShard) {
-  const SessionId session = Session();
-  const TaskAssignment task = FirstTask(session);
-  const std::string whole = Fetch(session, task.shards, 0);
-  EXPECT_TRUE(status_.ok()) << status_.ToString();
-  std::uint64_t total = 0;
-  for (const auto& [index, bytes] : totals_) total += bytes;
-  EXPECT_EQ(whole.size(), total);
-  EXPECT_EQ(totals_.size(), task.shards.size());
-  EXPECT_LT(total, static_cast<std::uint64_t>(Spec().ShardBytes(kTrunkShard)) / 2);
-  EXPECT_EQ(Fetch(session, task.shards, 1'000), whole.substr(1'000));
-  EXPECT_TRUE(status_.ok()) << status_.ToString();
-  // What a reference allows and the shard does not have.
-  Fetch(session, task.shards, static_cast<std::uint64_t>(task.shards[0].bytes) - 1);
-  EXPECT_EQ(status_, InvalidArgument("first_offset must be 0 to " + std::to_string(totals_[0] - 1) +
-                                     " (got " + std::to_string(task.shards[0].bytes - 1) + ")"));
-}
-
-TEST_F(EncodedLoopbackTest, AClientTrainsARunToItsEnd) {
-  auto state = ClientState::Open(PosixFileSystem(), directory_.File("client")).value();
-  OnesTrainer trainer;
-  ClientLoop loop(
-      *transport_, trainer, *state, clock_,
-      {.name = "alice",
-       .coordinator = server_->address(),
-       .build_spec = [](const std::string&, const auto&) -> Result<ModelSpec> { return Spec(); }});
-  const ClientOutcome outcome = loop.Run();
-  EXPECT_EQ(outcome.end, ClientEnd::kRunOver) << outcome.detail;
-  EXPECT_EQ(core_->Wait().status, "completed");
 }
 
 TEST_F(LoopbackTest, MoreBytesThanAnnouncedAreAMalformedUpdate) {
