@@ -15,6 +15,7 @@
 #include "client/bandwidth.h"
 #include "client/client_state.h"
 #include "client/shard_cache.h"
+#include "client/shard_fetch.h"
 #include "client/trainer.h"
 #include "client/transport.h"
 #include "client/update_encoding.h"
@@ -110,7 +111,7 @@ class ClientLoop {
   Status RunTask(const TaskAssignment& task);
   Status CheckTask(const TaskAssignment& task) const;
   Status Work(TaskInHand& hand);
-  Status Fetch(TaskInHand& hand, std::map<int, CachedShard>& shards);
+  Status Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards);
   Status Train(TaskInHand& hand, const ShardValues& shards);
   Status Evaluate(TaskInHand& hand, const ShardValues& shards);
   // Runs `work` on a thread of its own and keeps in touch meanwhile. OK also when the task ended

@@ -113,30 +113,31 @@ Status ClientLoop::CheckTask(const TaskAssignment& task) const {
   for (std::size_t i = 0; i < task.shards.size(); ++i) {
     const ShardReference& shard = task.shards[i];
     const int expected = i == 0 ? kTrunkShard : ShardOfExpert(task.experts[i - 1]);
-    if (shard.shard != expected || shard.bytes != spec_->ShardBytes(expected)) {
+    const std::int64_t bytes = DownloadBytes(*spec_, expected, shard.download());
+    if (shard.shard != expected || shard.bytes != bytes) {
       return InvalidArgument(fmt::format(
           "the task's shard {} is shard {} of {} bytes, the model has shard {} of {} bytes there",
-          i, shard.shard, shard.bytes, expected, spec_->ShardBytes(expected)));
+          i, shard.shard, shard.bytes, expected, bytes));
     }
   }
   return Status::Ok();
 }
 
 Status ClientLoop::Work(TaskInHand& hand) {
-  std::map<int, CachedShard> shards;
+  std::map<int, HeldShard> shards;
   FEDMOE_RETURN_IF_ERROR(Fetch(hand, shards));
   if (hand.ended()) return Drop(hand);
   const ShardValues values = [&shards](int shard) {
     const auto found = shards.find(shard);
-    return found == shards.end() ? std::span<const float>()
-                                 : std::span<const float>(*found->second);
+    return found == shards.end() ? std::span<const float>() : found->second.values;
   };
   return hand.task.kind == TaskKind::kTrain ? Train(hand, values) : Evaluate(hand, values);
 }
 
-Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, CachedShard>& shards) {
+Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards) {
   const std::unique_ptr<Pulse> pulse = StartPulse(hand);
   const ShardFetchContext context{
+      .spec = *spec_,
       .transport = transport_,
       .cache = cache_,
       .down = down_,
@@ -147,7 +148,7 @@ Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, CachedShard>& shards) {
         return hand.ended() ? Cancelled("the task has ended") : Status::Ok();
       },
   };
-  Result<std::map<int, CachedShard>> fetched = FetchTaskShards(context, session_, hand.task.shards);
+  Result<std::map<int, HeldShard>> fetched = FetchTaskShards(context, session_, hand.task.shards);
   if (fetched.ok()) {
     shards = std::move(fetched).value();
     return Status::Ok();

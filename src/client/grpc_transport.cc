@@ -213,7 +213,7 @@ class GrpcTransport final : public Transport {
   }
 
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink) override;
+                     const ShardSink& sink, bool damaged) override;
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                const UpdateSource& encode) override;
 
@@ -246,6 +246,7 @@ class GrpcTransport final : public Transport {
     std::size_t next = 0;
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;  // in all
+    bool damaged = false;     // as the caller says
   };
   Status FetchOnce(const SessionId& session, const std::vector<ShardReference>& shards,
                    FetchProgress& progress, const ShardSink& sink);
@@ -293,9 +294,9 @@ Status GrpcTransport::EndOfTransfer(const grpc::Status& end) {
 }
 
 Status GrpcTransport::FetchShards(const SessionId& session,
-                                  const std::vector<ShardReference>& shards,
-                                  const ShardSink& sink) {
-  FetchProgress progress;
+                                  const std::vector<ShardReference>& shards, const ShardSink& sink,
+                                  bool damaged) {
+  FetchProgress progress{.damaged = damaged};
   for (int attempt = 1;; ++attempt) {
     const std::uint64_t before = progress.bytes;
     const Status status = FetchOnce(session, shards, progress, sink);
@@ -313,29 +314,25 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
   const std::size_t first = progress.next;
   const std::vector<ShardReference> left(shards.begin() + static_cast<std::ptrdiff_t>(first),
                                          shards.end());
-  const auto reader =
-      stub_->FetchShards(call.context(), FetchToProto(session, left, progress.offset));
+  const auto reader = stub_->FetchShards(
+      call.context(), FetchToProto(session, left, progress.offset, progress.damaged));
   v1::ShardChunk chunk;
   Status stopped;
   while (stopped.ok() && reader->Read(&chunk)) {
-    if (chunk.index() < 0 || chunk.index() >= static_cast<int>(left.size())) {
-      stopped = InvalidArgument(
-          fmt::format("index must be 0 to {} (got {})", left.size() - 1, chunk.index()));
-      break;
-    }
-    const auto index = static_cast<std::size_t>(chunk.index());
-    const ShardReference& shard = left[index];
-    stopped = CheckChunk(fmt::format("chunk of shard {}", shard.shard), chunk.offset(),
+    const Result<ShardReference> shard = ShardOfChunk(chunk, left);
+    stopped = shard.status();
+    if (!stopped.ok()) break;
+    stopped = CheckChunk(fmt::format("chunk of shard {}", shard->shard), chunk.offset(),
                          chunk.data(), chunk.crc32c());
     if (stopped.ok()) {
-      stopped = sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
+      stopped = sink(*shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
     }
     if (!stopped.ok()) break;
     const std::uint64_t end = chunk.offset() + chunk.data().size();
-    const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);
-    progress = {.next = first + index + (whole ? 1 : 0),
-                .offset = whole ? 0 : end,
-                .bytes = progress.bytes + chunk.data().size()};
+    const bool whole = end >= static_cast<std::uint64_t>(shard->bytes);
+    progress.next = first + static_cast<std::size_t>(chunk.index()) + (whole ? 1 : 0);
+    progress.offset = whole ? 0 : end;
+    progress.bytes += chunk.data().size();
   }
   if (!stopped.ok()) call.context()->TryCancel();
   const Status status = EndOfTransfer(reader->Finish());

@@ -8,6 +8,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include "storage/encoded_shard.h"
+#include "storage/small_file.h"
+
 namespace fedmoe {
 namespace {
 
@@ -16,21 +19,40 @@ std::string NameOf(const ShardReference& shard) {
                           : "the shard of expert " + std::to_string(shard.shard - 1);
 }
 
+std::uint64_t BytesOf(const ShardReference& shard) {
+  return static_cast<std::uint64_t>(shard.bytes);
+}
+
+// The values of a shard that came whole; DATA_LOSS where it is damaged.
+Result<HeldShard> ValuesOf(const CachedShard& bytes, const ShardReference& shard,
+                           const ModelSpec& spec) {
+  if (!shard.encoded()) {
+    return HeldShard{
+        .owner = bytes,
+        .values = {reinterpret_cast<const float*>(bytes->data()), bytes->size() / sizeof(float)}};
+  }
+  auto values = std::make_shared<std::vector<float>>(
+      static_cast<std::size_t>(spec.ShardElements(shard.shard)));
+  FEDMOE_RETURN_IF_ERROR(DecodeShard(*FileOf(bytes), shard, spec, *values));
+  const std::span<const float> view = *values;
+  return HeldShard{.owner = std::move(values), .values = view};
+}
+
 // Receives the pieces of several shards, one shard after another.
 class Receiver {
  public:
-  Receiver(const ShardFetchContext& context, std::map<int, CachedShard>& held)
+  Receiver(const ShardFetchContext& context, std::map<int, HeldShard>& held)
       : context_(context), held_(held) {}
 
   Status Take(const ShardReference& shard, std::uint64_t offset, std::span<const std::byte> bytes) {
     FEDMOE_RETURN_IF_ERROR(context_.interrupted());
     if (offset == 0) Begin(shard);
     const auto size = static_cast<std::uint64_t>(shard.bytes);
-    if (shard.shard != shard_ || offset != filled_ || bytes.size() > size - filled_) {
+    if (shard != shard_ || offset != filled_ || bytes.size() > size - filled_) {
       return DataLoss(NameOf(shard) + " came in the wrong order");
     }
-    std::memcpy(reinterpret_cast<std::byte*>(values_->data()) + offset, bytes.data(), bytes.size());
-    sha_.Update(bytes);
+    std::memcpy(bytes_->data() + offset, bytes.data(), bytes.size());
+    if (!shard.encoded()) sha_.Update(bytes);
     filled_ += bytes.size();
     received_ += bytes.size();
     return filled_ == size ? Complete(shard) : Status::Ok();
@@ -40,44 +62,47 @@ class Receiver {
 
  private:
   void Begin(const ShardReference& shard) {
-    shard_ = shard.shard;
+    shard_ = shard;
     filled_ = 0;
     sha_ = Sha256();
-    values_ =
-        std::make_shared<std::vector<float>>(static_cast<std::size_t>(shard.bytes) / sizeof(float));
+    bytes_ = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(shard.bytes));
   }
 
   Status Complete(const ShardReference& shard) {
-    const Digest digest = sha_.Finish();
-    shard_ = -1;
-    if (digest != shard.digest) {
-      return DataLoss(NameOf(shard) + " is damaged: its SHA-256 is " + digest + ", not " +
-                      shard.digest);
+    shard_ = ShardReference{.shard = -1};
+    if (!shard.encoded()) {
+      const Digest digest = sha_.Finish();
+      if (digest != shard.digest) {
+        return DataLoss(NameOf(shard) + " is damaged: its SHA-256 is " + digest + ", not " +
+                        shard.digest);
+      }
     }
-    context_.cache.Put(digest, values_);
-    held_[shard.shard] = std::move(values_);
+    FEDMOE_ASSIGN_OR_RETURN(held_[shard.shard], ValuesOf(bytes_, shard, context_.spec));
+    context_.cache.Put(ShardKey(shard), std::move(bytes_));
     return Status::Ok();
   }
 
   const ShardFetchContext& context_;
-  std::map<int, CachedShard>& held_;
-  int shard_ = -1;
+  std::map<int, HeldShard>& held_;
+  ShardReference shard_{.shard = -1};  // of the pieces that come; with the bytes that it has
   std::uint64_t filled_ = 0;
   std::uint64_t received_ = 0;
   Sha256 sha_;
-  std::shared_ptr<std::vector<float>> values_;
+  std::shared_ptr<std::vector<std::byte>> bytes_;
 };
 
 std::vector<ShardReference> MissingOf(const ShardFetchContext& context,
                                       const std::vector<ShardReference>& shards,
-                                      std::map<int, CachedShard>& held) {
+                                      std::map<int, HeldShard>& held) {
   std::vector<ShardReference> missing;
   for (const ShardReference& shard : shards) {
     if (held.contains(shard.shard)) continue;
-    CachedShard cached = context.cache.Get(shard.digest);
-    if (cached != nullptr &&
-        cached->size() * sizeof(float) == static_cast<std::uint64_t>(shard.bytes)) {
-      held[shard.shard] = std::move(cached);
+    const CachedShard cached = context.cache.Get(ShardKey(shard));
+    const bool fits = cached != nullptr && (shard.encoded() || cached->size() == BytesOf(shard));
+    Result<HeldShard> values =
+        fits ? ValuesOf(cached, shard, context.spec) : Result<HeldShard>(NotFound("not cached"));
+    if (values.ok()) {
+      held[shard.shard] = std::move(values).value();
     } else {
       missing.push_back(shard);
     }
@@ -86,15 +111,15 @@ std::vector<ShardReference> MissingOf(const ShardFetchContext& context,
 }
 
 Status FetchOnce(const ShardFetchContext& context, const SessionId& session,
-                 const std::vector<ShardReference>& missing, std::map<int, CachedShard>& held) {
+                 const std::vector<ShardReference>& missing, std::map<int, HeldShard>& held,
+                 bool damaged) {
   Receiver receiver(context, held);
   const Milliseconds start_ms = context.clock.NowMs();
-  FEDMOE_RETURN_IF_ERROR(
-      context.transport.FetchShards(session, missing,
-                                    [&receiver](const ShardReference& shard, std::uint64_t offset,
-                                                std::span<const std::byte> bytes) {
-                                      return receiver.Take(shard, offset, bytes);
-                                    }));
+  FEDMOE_RETURN_IF_ERROR(context.transport.FetchShards(
+      session, missing,
+      [&receiver](const ShardReference& shard, std::uint64_t offset,
+                  std::span<const std::byte> bytes) { return receiver.Take(shard, offset, bytes); },
+      damaged));
   context.down.Add(receiver.received(), context.clock.NowMs() - start_ms);
   for (const ShardReference& shard : missing) {
     if (!held.contains(shard.shard)) return DataLoss(NameOf(shard) + " came incomplete");
@@ -104,15 +129,15 @@ Status FetchOnce(const ShardFetchContext& context, const SessionId& session,
 
 }  // namespace
 
-Result<std::map<int, CachedShard>> FetchTaskShards(const ShardFetchContext& context,
-                                                   const SessionId& session,
-                                                   const std::vector<ShardReference>& shards) {
-  std::map<int, CachedShard> held;
+Result<std::map<int, HeldShard>> FetchTaskShards(const ShardFetchContext& context,
+                                                 const SessionId& session,
+                                                 const std::vector<ShardReference>& shards) {
+  std::map<int, HeldShard> held;
   Status status;
   for (int attempt = 0; attempt < 2; ++attempt) {
     const std::vector<ShardReference> missing = MissingOf(context, shards, held);
     if (missing.empty()) return held;
-    status = FetchOnce(context, session, missing, held);
+    status = FetchOnce(context, session, missing, held, attempt > 0);
     if (status.ok()) return held;
     if (status.code() != StatusCode::kDataLoss) return status;
     if (attempt == 0) spdlog::warn("{}; fetching it again", status.message());

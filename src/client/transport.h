@@ -22,12 +22,14 @@ class Transport {
   virtual Result<RegisterReply> Register(const RegisterRequest& request) = 0;
   virtual Result<NextTaskReply> NextTask(const SessionId& session) = 0;
   virtual Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) = 0;
-  // Streams the shards in the order asked for. `sink` gets consecutive pieces of each, checked on
-  // the way (crc32c), and may stop the transfer with an error. Digests are the caller's to check.
+  // Streams the shards in the order asked for, as they travel. `sink` gets consecutive pieces of
+  // each, checked on the way (crc32c), and the shard with the bytes that it really has, which are
+  // not more than were asked for; it may stop the transfer with an error. Digests and encoded
+  // blocks are the caller's to check. `damaged`: they were when they came before.
   using ShardSink = std::function<Status(const ShardReference& shard, std::uint64_t offset,
                                          std::span<const std::byte> bytes)>;
   virtual Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                             const ShardSink& sink) = 0;
+                             const ShardSink& sink, bool damaged) = 0;
   // `encode` writes header.total_bytes bytes into the sink that it is given. The coordinator's
   // verdict is the value.
   using UpdateSource =

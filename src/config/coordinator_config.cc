@@ -177,6 +177,17 @@ void AddUpload(const SchemaSection& section, UploadOptions& upload) {
   section.Boolean("zstd", upload.zstd);
 }
 
+// Without topk: what it leaves out of an update comes later, of a model it would be missing.
+void AddDownload(const SchemaSection& section, DownloadOptions& download) {
+  section.Choice<Encoding>("encoding", download.encoding,
+                           {{"f32", Encoding::kFloat32},
+                            {"bf16", Encoding::kBfloat16},
+                            {"f16", Encoding::kFloat16},
+                            {"int8", Encoding::kInt8},
+                            {"int4", Encoding::kInt4}});
+  section.Boolean("zstd", download.zstd);
+}
+
 void AddAggregation(const SchemaSection& section, AggregationOptions& aggregation) {
   section.Choice<ServerOptimizer>("optimizer", aggregation.optimizer,
                                   {{"fedavg", ServerOptimizer::kFedAvg},
@@ -248,6 +259,7 @@ Schema CoordinatorSchema(CoordinatorConfig& config, FleetOptions* fleet) {
   AddFitness(root.In("fitness"), config.run.fitness);
   AddTraining(root.In("training"), config.run.training);
   AddUpload(root.In("transfer").In("up"), config.run.training.upload);
+  AddDownload(root.In("transfer").In("down"), config.run.training.download);
   AddAggregation(root.In("aggregation"), config.run.aggregation);
   AddEvaluation(root.In("evaluation"), config.run.evaluation);
   AddServer(root.In("server"), config.server);
@@ -298,12 +310,17 @@ void CheckRun(const CoordinatorConfig& config, ReadKeys& keys) {
                   "aggregation.learning_rate 1 and aggregation.rule mean: moments are averaged, no "
                   "more");
   }
-  const Encoding encoding = config.run.training.upload.encoding;
-  if (config.model.gate_normalisation == GateNormalisation::kPopulation &&
-      (encoding == Encoding::kInt8 || encoding == Encoding::kInt4 || encoding == Encoding::kTopK)) {
-    keys.Complain({"model.gate.normalise", "transfer.up.encoding"},
-                  "model.gate.normalise population needs transfer.up.encoding f32, bf16 or f16: "
-                  "moments do not bear more rounding");
+  const std::pair<const char*, Encoding> directions[] = {
+      {"transfer.up.encoding", config.run.training.upload.encoding},
+      {"transfer.down.encoding", config.run.training.download.encoding}};
+  for (const auto& [key, encoding] : directions) {
+    const bool coarse =
+        encoding == Encoding::kInt8 || encoding == Encoding::kInt4 || encoding == Encoding::kTopK;
+    if (!coarse || config.model.gate_normalisation != GateNormalisation::kPopulation) continue;
+    keys.Complain({"model.gate.normalise", key},
+                  fmt::format("model.gate.normalise population needs {} f32, bf16 or f16: moments "
+                              "do not bear more rounding",
+                              key));
   }
   if (participation.per_round != 0 && participation.per_round < participation.min_clients) {
     keys.Complain(

@@ -29,6 +29,7 @@
 #include "federation/messages.h"
 #include "federation/round_machine.h"
 #include "federation/upcycle_options.h"
+#include "storage/encoded_store.h"
 #include "storage/journal.h"
 #include "storage/run_directory.h"
 #include "storage/shard_store.h"
@@ -158,11 +159,18 @@ class CoordinatorCore {
   // Ends a client's session for it: its tasks are lost, its parked poll ends with `why`. No error
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
-  // Bytes [offset, offset + length) of a shard, read on the pool; length at most 1 MiB.
-  // `buffer`: becomes the answer, so that who reads on pays for memory once; its content is lost.
-  void ReadShard(SessionId session, Digest digest, std::uint64_t offset, std::uint64_t length,
-                 Callback<std::string> done, std::string buffer = {});
-  Result<std::uint64_t> ShardBytes(const Digest& digest) const;
+  // ---- Downloads (core_shards.cc).
+  // The bytes that a shard has as it travels; the reference says the most. Before ReadShard() of an
+  // encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
+  // what is stored is checked. NOT_FOUND; FAILED_PRECONDITION for an encoding that is not the
+  // run's.
+  void OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
+                 Callback<std::uint64_t> done);
+  // Bytes [offset, offset + length) of a shard as it travels, read on the pool; length at most
+  // 1 MiB. `buffer`: becomes the answer, so that who reads on pays for memory once; its content is
+  // lost.
+  void ReadShard(const SessionId& session, ShardReference shard, std::uint64_t offset,
+                 std::uint64_t length, Callback<std::string> done, std::string buffer = {});
   // The run as one JSON object (docs/status.md).
   void Status(Callback<std::string> done);
 
@@ -301,6 +309,8 @@ class CoordinatorCore {
   void PostOr(std::function<void()> command, std::function<void()> at_shutdown);
   void Touch(
       const SessionId& session);  // a sign of life beside calls that reach the round thread anyway
+  fedmoe::Status CheckCurrent(const SessionId& session) const;
+  fedmoe::Status CheckTravel(const ShardReference& shard) const;
   bool Finished() const;
   void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }
   void CountUp(std::uint64_t bytes) { bytes_up_ += bytes; }
@@ -317,6 +327,7 @@ class CoordinatorCore {
   WriteBehindFileSystem quick_files_;  // over files_: of the store and the spool
   std::unique_ptr<KeptFiles> kept_;  // versions that have no files yet
   std::unique_ptr<ShardStore> store_;
+  std::unique_ptr<EncodedStore> encoded_;  // null: shards travel as they are
   std::unique_ptr<Spool> spool_;
   std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core
   std::unique_ptr<WorkerPool> syncs_;   // waits for the disk
@@ -372,6 +383,7 @@ class CoordinatorCore {
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
   std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
+  std::map<std::string, std::vector<Callback<std::uint64_t>>> encoding_;  // who waits, by ShardKey
 
   std::thread thread_;
 };

@@ -12,7 +12,6 @@ namespace {
 
 // A client's signs of life beside its calls, closer together than this, are one.
 constexpr Milliseconds kTouchGrainMs = 1'000;
-constexpr std::uint64_t kMaxReadBytes = std::uint64_t{1} << 20;
 
 }  // namespace
 
@@ -227,37 +226,6 @@ void CoordinatorCore::Evict(ClientId client, fedmoe::Status why, Callback<bool> 
     }
     DeferReply<bool>(reply, true);
   });
-}
-
-void CoordinatorCore::ReadShard(SessionId session, Digest digest, std::uint64_t offset,
-                                std::uint64_t length, Callback<std::string> done,
-                                std::string buffer) {
-  bool current = false;
-  {
-    std::lock_guard lock(mutex_);
-    const auto known = sessions_.find(session.client);
-    current = known != sessions_.end() && known->second == session.session;
-  }
-  if (!current) {
-    return done(
-        Aborted("session of client '" + session.client + "' is not current; register again"));
-  }
-  if (length > kMaxReadBytes)
-    return done(InvalidArgument("at most 1 MiB of a shard is read at once"));
-  Touch(session);
-  pool_->Run([this, digest = std::move(digest), offset, length, done = std::move(done),
-              bytes = std::move(buffer)]() mutable {
-    bytes.resize(static_cast<std::size_t>(length));
-    const fedmoe::Status read = store_->ReadShardAt(
-        digest, offset, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
-    if (!read.ok()) return done(read);
-    CountDown(length);
-    done(std::move(bytes));
-  });
-}
-
-Result<std::uint64_t> CoordinatorCore::ShardBytes(const Digest& digest) const {
-  return store_->ShardBytes(digest);
 }
 
 void CoordinatorCore::Touch(const SessionId& session) {

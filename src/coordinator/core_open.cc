@@ -70,6 +70,10 @@ fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
   FEDMOE_ASSIGN_OR_RETURN(store_,
                           ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
                                            {.newest = newest, .restored = kept_->Names()}));
+  if (options_.run.training.download.encoded()) {
+    FEDMOE_ASSIGN_OR_RETURN(encoded_, EncodedStore::Open(quick_files_, directory_.EncodedPath(),
+                                                         options_.run.spec, *store_));
+  }
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath(),
                                               {.segment_update_bytes = options_.small_bytes,
                                                .incoming = &quick_files_}));

@@ -95,7 +95,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     }
     fetch_ = std::move(fetch).value();
     offset_ = fetch_.first_offset;
-    Next();
+    Open();
   }
   ~FetchReactor() override { call_.lanes.Leave(); }
   void OnDone() override { delete this; }
@@ -113,25 +113,44 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   }
 
  private:
+  // The next shard. An encoded one may first have to be made, which needs no permit.
+  void Open() {
+    if (Status status = call_.gate.CheckClient(call_.caller, fetch_.session.client); !status.ok()) {
+      return End(status);
+    }
+    if (index_ == fetch_.shards.size()) return End(Status::Ok());
+    if (!fetch_.shards[index_].encoded()) {
+      total_ = static_cast<std::uint64_t>(fetch_.shards[index_].bytes);
+      return Next();
+    }
+    call_.core.OpenShard(fetch_.session, fetch_.shards[index_], fetch_.damaged,
+                         [this](const Result<std::uint64_t>& total) {
+                           if (!total.ok()) return End(total.status());
+                           total_ = *total;
+                           if (offset_ < total_) return Next();
+                           End(InvalidArgument(fmt::format("first_offset must be 0 to {} (got {})",
+                                                           total_ - 1, offset_)));
+                         });
+  }
+
   void Next() {
     // A revocation reaches what is under way, too.
     if (Status status = call_.gate.CheckClient(call_.caller, fetch_.session.client); !status.ok()) {
       return End(status);
     }
-    if (index_ < fetch_.shards.size() && offset_ == BytesOf(index_)) {
+    if (offset_ == total_) {
       ++index_;
       offset_ = 0;
+      return Open();
     }
-    if (index_ == fetch_.shards.size()) return End(Status::Ok());
     pacer_.Share(call_.lanes.transfers());
-    const std::uint64_t length =
-        std::min<std::uint64_t>(pacer_.next_bytes(), BytesOf(index_) - offset_);
+    const std::uint64_t length = std::min<std::uint64_t>(pacer_.next_bytes(), total_ - offset_);
     call_.lanes.Ask(
         pacer_.fast() ? Lane::kFast : Lane::kSlow, length,
         [this, length](Permit permit) {
           permit_ = std::move(permit);
           call_.core.ReadShard(
-              fetch_.session, fetch_.shards[index_].digest, offset_, length,
+              fetch_.session, fetch_.shards[index_], offset_, length,
               [this](Result<std::string> bytes) { Send(std::move(bytes)); },
               std::exchange(buffer_, {}));
         },
@@ -144,12 +163,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     chunk_.set_offset(offset_);
     chunk_.set_crc32c(Crc32c(AsBytes(std::string_view(*bytes))));
     chunk_.set_data(std::move(bytes).value());
+    // Where the reference says the most, this says how many there are.
+    chunk_.set_total_bytes(fetch_.shards[index_].zstd ? total_ : 0);
     begin_ = SteadyTime::now();
     StartWrite(&chunk_);
-  }
-
-  std::uint64_t BytesOf(std::size_t index) const {
-    return static_cast<std::uint64_t>(fetch_.shards[index].bytes);
   }
 
   void End(const Status& status) {
@@ -168,6 +185,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   std::string buffer_;  // of the last chunk
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
+  std::uint64_t total_ = 0;  // of the shard at index_, as it travels
 };
 
 // Turns as above. The next chunk is asked for only when the one before it is in the spool.

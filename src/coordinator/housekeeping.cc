@@ -36,6 +36,11 @@ Status HouseWork::Do() {
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
+  if (encoded != nullptr) {
+    if (const Status pruned = encoded->Prune(version, pinned); !pruned.ok()) {
+      spdlog::warn("encoded shards: {}", pruned.message());
+    }
+  }
   const Status settled = kept == nullptr ? Status::Ok() : Settle();
   if (!settled.ok()) spdlog::error("checkpoints: {}", settled.message());
   return settled;
@@ -57,6 +62,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
                  .directory = &directory_,
                  .spool = spool_.get(),
                  .store = store_.get(),
+                 .encoded = encoded_.get(),
                  .reports = std::exchange(reports_, {}),
                  .clean_up = std::exchange(clean_up_due_, false)};
   if (!work.clean_up) return work;
@@ -64,6 +70,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   for (const auto& [task, state] : state_.tasks) work.keep.insert(task);
   work.end = state_.next_task;
   work.keep_versions = options_.keep_versions;
+  work.version = state_.version;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
   if (SnapshotIsDue() || state_.phase == Phase::kFinished) work.kept = kept_.get();

@@ -12,6 +12,7 @@
 #include "common/ids.h"
 #include "common/result.h"
 #include "federation/round_report.h"
+#include "storage/encoded_store.h"
 #include "storage/run_directory.h"
 #include "storage/shard_store.h"
 #include "storage/spool.h"
@@ -24,13 +25,16 @@ struct HouseWork {
   RunDirectory* directory = nullptr;
   Spool* spool = nullptr;
   ShardStore* store = nullptr;
+  EncodedStore* encoded = nullptr;   // null: shards travel as they are
   std::vector<RoundReport> reports;  // those that were written are taken off
-  // With clean_up: spooled updates of tasks below `end` go, but for those of `keep`, and model
-  // versions but for the newest and those pinned.
+  // With clean_up: spooled updates of tasks below `end` go, but for those of `keep`, model versions
+  // but for the newest and those pinned, and encoded shards that neither `version`, later ones nor
+  // those pinned have.
   bool clean_up = false;
   std::set<TaskId> keep;
   TaskId end = 0;
   int keep_versions = 0;
+  ModelVersion version = 0;
   std::set<ModelVersion> pinned;
   KeptFiles* kept = nullptr;  // if not null, what it keeps is brought to the disk by itself
 

@@ -143,7 +143,8 @@ double PredictRoundSeconds(const CapacityProfile& profile, const ModelSpec& spec
   const double flops =
       kForwardAndBackward * TrainedExamples(static_cast<double>(profile.examples), training) *
       (TrunkPasses(training) * spec.trunk_flops + ExpertRuns(spec, experts) * spec.expert_flops);
-  const double seconds = Seconds(bytes, profile.down_bytes_per_s) +
+  const double down_bytes = bytes * DownloadBytesPerElement(training.download) / kBytesPerValue;
+  const double seconds = Seconds(down_bytes, profile.down_bytes_per_s) +
                          Seconds(flops, profile.compute_flops_per_s) +
                          Seconds(bytes * UploadBytesPerElement(training.upload) / kBytesPerValue,
                                  profile.up_bytes_per_s);

@@ -43,9 +43,10 @@ void SetValues(Metric& accuracy, Metric& loss, const Sums& sums) {
   loss.value = sums.loss / sums.examples;
 }
 
+// An evaluator's figure speaks for the checkpoint, so it gets the exact weights; a trainer
+// evaluates what it trains from, which it has already.
 TaskAssignment EvaluationTask(RoundState& state, const ClientRecord& client,
-                              std::vector<ExpertIndex> experts, const RunOptions& options,
-                              const std::vector<ShardReference>& shards) {
+                              std::vector<ExpertIndex> experts, const RunOptions& options) {
   TaskAssignment task;
   task.task = state.next_task++;
   task.kind = TaskKind::kEvaluate;
@@ -53,7 +54,9 @@ TaskAssignment EvaluationTask(RoundState& state, const ClientRecord& client,
   task.round = state.version;
   task.version = state.version;
   task.experts = std::move(experts);
-  task.shards = HeldShards(shards, task.experts);
+  const bool exact = client.role == ClientRole::kEvaluator;
+  task.shards = HeldShards(state, options.spec, task.experts,
+                           exact ? DownloadOptions{} : options.training.download);
   task.training = options.training;
   task.seed = options.seed;
   task.timeout_ms = options.evaluation.deadline_ms;
@@ -71,8 +74,7 @@ std::vector<ExpertIndex> TrainedExperts(const RunOptions& options) {
 }
 
 // The evaluator's task, or the reason why there is none.
-void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunOptions& options,
-                      const std::vector<ShardReference>& shards) {
+void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunOptions& options) {
   Metric& accuracy = evaluation.report.global_accuracy;
   Metric& loss = evaluation.report.global_loss;
   if (!UsesEvaluator(options.evaluation.mode)) return SetReason(accuracy, loss, "not_configured");
@@ -81,7 +83,7 @@ void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunO
   for (const auto& [id, client] : state.clients) {
     if (!client.connected || client.role != ClientRole::kEvaluator) continue;
     TaskState task;
-    task.assignment = EvaluationTask(state, client, TrainedExperts(options), options, shards);
+    task.assignment = EvaluationTask(state, client, TrainedExperts(options), options);
     task.instance = client.instance;
     evaluation.evaluator_task = task.assignment.task;
     evaluation.tasks.emplace(task.assignment.task, std::move(task));
@@ -92,8 +94,7 @@ void AddEvaluatorTask(RoundState& state, EvaluationState& evaluation, const RunO
 
 // A task for each connected trainer that has experts from a committed round, or the reason why
 // there is none.
-void AddClientTasks(RoundState& state, EvaluationState& evaluation, const RunOptions& options,
-                    const std::vector<ShardReference>& shards) {
+void AddClientTasks(RoundState& state, EvaluationState& evaluation, const RunOptions& options) {
   Metric& accuracy = evaluation.report.personalised_accuracy;
   Metric& loss = evaluation.report.personalised_loss;
   if (!UsesClients(options.evaluation.mode)) return SetReason(accuracy, loss, "not_configured");
@@ -104,7 +105,7 @@ void AddClientTasks(RoundState& state, EvaluationState& evaluation, const RunOpt
     if (client.last_committed_task == 0) continue;
     SetReason(accuracy, loss, "");
     TaskState task;
-    task.assignment = EvaluationTask(state, client, client.experts, options, shards);
+    task.assignment = EvaluationTask(state, client, client.experts, options);
     task.instance = client.instance;
     evaluation.tasks.emplace(task.assignment.task, std::move(task));
   }
@@ -201,9 +202,8 @@ void StartEvaluation(Stepping& step, RoundReport report) {
   evaluation.report = std::move(report);
   const Milliseconds deadline_ms = step.options.evaluation.deadline_ms;
   evaluation.deadline_ms = deadline_ms > 0 ? state.now_ms + deadline_ms : -1;
-  const std::vector<ShardReference> shards = ShardReferences(state, step.options.spec);
-  AddEvaluatorTask(state, evaluation, step.options, shards);
-  AddClientTasks(state, evaluation, step.options, shards);
+  AddEvaluatorTask(state, evaluation, step.options);
+  AddClientTasks(state, evaluation, step.options);
   if (evaluation.tasks.empty()) return;
   Dispatch dispatch;
   for (const auto& [id, task] : evaluation.tasks) dispatch.tasks.push_back(task.assignment);

@@ -28,11 +28,10 @@ struct Stepping {
 void OnJoined(Stepping& step, const ClientJoined& event);
 // Draws the cohort, aligns and dispatches if enough trainers are there; false if nothing moved.
 bool StartRound(Stepping& step);
-// A reference to every shard of the state's version, by shard.
-std::vector<ShardReference> ShardReferences(const RoundState& state, const ModelSpec& spec);
-// Trunk and the experts held, out of all.
-std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
-                                       const std::vector<ExpertIndex>& experts);
+// References to the trunk of the state's version and to the experts held.
+std::vector<ShardReference> HeldShards(const RoundState& state, const ModelSpec& spec,
+                                       const std::vector<ExpertIndex>& experts,
+                                       const DownloadOptions& download);
 
 // A train task of the round in hand with a new id; the caller adds what is special about it.
 TaskAssignment MakeTrainTask(RoundState& state, const ClientId& client,

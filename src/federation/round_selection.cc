@@ -128,8 +128,8 @@ ScoreMatrix ScoreCohort(const RoundState& state, const std::vector<ClientId>& co
   problem.deadline_ms = options.participation.deadline_ms;
   problem.round = state.version + 1;
   for (ExpertIndex expert = 0; expert < options.spec.experts; ++expert) {
-    problem.expert_bytes.push_back(
-        static_cast<double>(options.spec.ShardBytes(ShardOfExpert(expert))));
+    problem.expert_bytes.push_back(static_cast<double>(
+        DownloadBytes(options.spec, ShardOfExpert(expert), options.training.download)));
   }
   for (const ClientId& id : cohort) {
     const ClientRecord& client = state.clients.at(id);
@@ -357,7 +357,7 @@ TaskAssignment MakeTrainTask(RoundState& state, const ClientId& client,
   task.attempt = state.attempt;
   task.version = state.version;
   task.experts = std::move(experts);
-  task.shards = HeldShards(ShardReferences(state, options.spec), task.experts);
+  task.shards = HeldShards(state, options.spec, task.experts, options.training.download);
   task.training = options.training;
   task.training.learning_rate = LearningRateAt(options.training, state.round, options.rounds);
   task.seed = options.seed;
@@ -366,22 +366,19 @@ TaskAssignment MakeTrainTask(RoundState& state, const ClientId& client,
   return task;
 }
 
-std::vector<ShardReference> ShardReferences(const RoundState& state, const ModelSpec& spec) {
-  std::vector<ShardReference> references;
-  for (int shard = 0; shard < spec.ShardCount(); ++shard) {
-    references.push_back(ShardReference{.shard = shard,
-                                        .digest = state.shards[static_cast<std::size_t>(shard)],
-                                        .bytes = spec.ShardBytes(shard)});
-  }
-  return references;
-}
-
-std::vector<ShardReference> HeldShards(const std::vector<ShardReference>& all,
-                                       const std::vector<ExpertIndex>& experts) {
-  std::vector<ShardReference> held = {all[kTrunkShard]};
-  for (const ExpertIndex expert : experts) {
-    held.push_back(all[static_cast<std::size_t>(ShardOfExpert(expert))]);
-  }
+std::vector<ShardReference> HeldShards(const RoundState& state, const ModelSpec& spec,
+                                       const std::vector<ExpertIndex>& experts,
+                                       const DownloadOptions& download) {
+  std::vector<ShardReference> held;
+  const auto add = [&](int shard) {
+    held.push_back({.shard = shard,
+                    .digest = state.shards[static_cast<std::size_t>(shard)],
+                    .bytes = DownloadBytes(spec, shard, download),
+                    .encoding = download.encoding,
+                    .zstd = download.zstd});
+  };
+  add(kTrunkShard);
+  for (const ExpertIndex expert : experts) add(ShardOfExpert(expert));
   return held;
 }
 

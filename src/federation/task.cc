@@ -2,6 +2,14 @@
 
 namespace fedmoe {
 
+std::string ShardKey(const ShardReference& shard) {
+  if (!shard.encoded()) return shard.digest;
+  const std::string name =
+      shard.shard == kTrunkShard ? "trunk" : "expert." + std::to_string(shard.shard - 1);
+  return shard.digest + "." + name + "." + EncodingName(shard.encoding) +
+         (shard.zstd ? ".zstd" : "");
+}
+
 const char* CancelReasonName(CancelReason reason) {
   switch (reason) {
     case CancelReason::kRoundOver:

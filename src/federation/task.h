@@ -14,13 +14,21 @@ namespace fedmoe {
 enum class TaskKind { kTrain, kEvaluate };
 enum class ClientRole { kTrainer, kEvaluator };
 
-// One shard of a model version, by content.
+// One shard of a model version, by content, and how it travels.
 struct ShardReference {
   int shard = 0;
-  Digest digest;
-  std::int64_t bytes = 0;
+  Digest digest;           // of its float32 values
+  std::int64_t bytes = 0;  // as it travels; with zstd the most
+  Encoding encoding = Encoding::kFloat32;
+  bool zstd = false;
+  DownloadOptions download() const { return {.encoding = encoding, .zstd = zstd}; }
+  bool encoded() const { return download().encoded(); }
   bool operator==(const ShardReference&) const = default;
 };
+
+// Names what travels: the digest, and of an encoded shard also the shard and how it is encoded
+// ("DIGEST.trunk.int8", "DIGEST.expert.3.f16.zstd"). Equal names, equal bytes.
+std::string ShardKey(const ShardReference& shard);
 
 struct TaskAssignment {
   TaskId task = 0;

@@ -42,6 +42,7 @@ struct TrainingOptions {
   int epochs = 1;
   int max_batches = 0;  // most mini-batches of a task, drawn anew each round; 0: all of its epochs
   UploadOptions upload;
+  DownloadOptions download;  // stays with the coordinator: the shards of a task say it
 };
 
 // The rate of round 1 to `rounds`. Cosine: from learning_rate down to learning_rate *

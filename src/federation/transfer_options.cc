@@ -25,4 +25,33 @@ double UploadBytesPerElement(const UploadOptions& upload) {
   return std::min(unit * upload.top_k_fraction, static_cast<double>(UnitBytes(Encoding::kFloat32)));
 }
 
+double DownloadBytesPerElement(const DownloadOptions& download) {
+  return UploadBytesPerElement({.encoding = download.encoding});
+}
+
+std::vector<ShardPart> PartsOf(const ModelSpec& spec, int shard) {
+  std::vector<ShardPart> parts;
+  for (const int parameter : spec.BlocksOf(shard)) {
+    const auto elements =
+        static_cast<std::uint64_t>(spec.blocks[static_cast<std::size_t>(parameter)].ElementCount());
+    for (std::uint64_t first = 0; first < elements; first += kEncodedPartElements) {
+      parts.push_back({.parameter = parameter,
+                       .first = first,
+                       .elements = std::min(kEncodedPartElements, elements - first)});
+    }
+  }
+  return parts;
+}
+
+std::int64_t DownloadBytes(const ModelSpec& spec, int shard, const DownloadOptions& download) {
+  if (!download.encoded()) return spec.ShardBytes(shard);
+  std::uint64_t bytes = kEncodedShardFrameBytes;
+  for (const ShardPart& part : PartsOf(spec, shard)) {
+    const std::uint64_t payload = EncodedBytes(download.encoding, part.elements);
+    const std::uint64_t frames = (payload + kEncodedShardFrameBytes - 1) / kEncodedShardFrameBytes;
+    bytes += kEncodedShardFrameBytes * (1 + frames);
+  }
+  return static_cast<std::int64_t>(bytes);
+}
+
 }  // namespace fedmoe

@@ -86,6 +86,7 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
         call_(client),
         request_(FetchToProto(client.session_, shards)),
         shards_(std::move(shards)) {
+    for (const ShardReference& shard : shards_) lengths_.push_back(shard.bytes);
     client_.stub_.async()->FetchShards(&call_.context, &request_, this);
     StartRead(&chunk_);
     StartCall();
@@ -96,10 +97,10 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
     const Status intact =
         CheckChunk("shard chunk", chunk_.offset(), chunk_.data(), chunk_.crc32c());
     bytes_ += chunk_.data().size();
-    if (!intact.ok()) {
-      broken_ = intact;
-      call_.context.TryCancel();
-    }
+    const Result<ShardReference> shard = ShardOfChunk(chunk_, shards_);
+    if (shard.ok()) lengths_[static_cast<std::size_t>(chunk_.index())] = shard->bytes;
+    if (broken_.ok()) broken_ = intact.ok() ? shard.status() : intact;
+    if (!broken_.ok()) call_.context.TryCancel();
     StartRead(&chunk_);
   }
 
@@ -108,9 +109,7 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
     ThinClient& client = client_;
     Status outcome = broken_.ok() ? FromGrpc(status) : broken_;
     std::uint64_t expected = 0;
-    for (const ShardReference& shard : shards_) {
-      expected += static_cast<std::uint64_t>(shard.bytes);
-    }
+    for (const std::int64_t length : lengths_) expected += static_cast<std::uint64_t>(length);
     if (outcome.ok() && bytes_ != expected) {
       outcome = DataLoss(fmt::format("{} of {} bytes of shards came", bytes_, expected));
     }
@@ -127,6 +126,7 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
   Call call_;
   const v1::FetchShardsRequest request_;
   const std::vector<ShardReference> shards_;
+  std::vector<std::int64_t> lengths_;  // of each as it travels
   v1::ShardChunk chunk_;
   std::uint64_t bytes_ = 0;
   Status broken_;

@@ -267,7 +267,7 @@ void VirtualRun::On(const WriteCheckpoint& action) {
 
 void VirtualRun::On(const PublishModel& action) {
   std::erase_if(shards_, [&action](const auto& entry) {
-    return std::find(action.shards.begin(), action.shards.end(), entry.first) ==
+    return std::find(action.shards.begin(), action.shards.end(), entry.second.digest) ==
            action.shards.end();
   });
   CleanUpAfterCommit();

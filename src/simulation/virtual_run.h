@@ -24,6 +24,7 @@
 #include "simulation/run_times.h"
 #include "simulation/task_pool.h"
 #include "simulation/task_runner.h"
+#include "simulation/travelled_shard.h"
 #include "storage/run_directory.h"
 #include "storage/shard_store.h"
 #include "storage/spool.h"
@@ -151,7 +152,7 @@ class VirtualRun {
   std::map<DueKey, Due> due_;
   std::deque<Event> events_;  // that follow at once from what was done
   std::map<TaskId, Flight> flights_;
-  std::map<Digest, std::shared_ptr<const MappedRegion>> shards_;  // of the current version
+  std::map<std::string, TravelledShard> shards_;  // of the current version, by ShardKey
   std::optional<Manifest> staged_;
   RunSummary summary_;
   std::uint64_t bytes_down_ = 0, bytes_up_ = 0;

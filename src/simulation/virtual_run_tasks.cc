@@ -97,20 +97,21 @@ Status VirtualRun::SettleState(const TaskAssignment& task, ClientState& state) c
   return state.Settle(task.last_committed_task, task.follows);
 }
 
-// The version's shards, mapped once for all clients; counts those that this client lacks as
-// downloads.
+// The version's shards, mapped or decoded once for all clients; counts those that this client lacks
+// as downloads.
 Result<TaskShards> VirtualRun::FetchShards(Flight& flight) {
   ClientPart& client = clients_[flight.client];
   TaskShards shards;
   for (const ShardReference& reference : flight.task.shards) {
-    std::shared_ptr<const MappedRegion>& shared = shards_[reference.digest];
-    if (shared == nullptr) {
-      FEDMOE_ASSIGN_OR_RETURN(shared, store_->ReadShard(reference.digest));
+    const std::string name = ShardKey(reference);
+    TravelledShard& shared = shards_[name];
+    if (shared.values == nullptr) {
+      FEDMOE_ASSIGN_OR_RETURN(shared, Travel(reference, options_.spec, *store_));
     }
-    shards[reference.shard] = shared;
+    shards[reference.shard] = shared.values;
     std::uint64_t& held = client.held[static_cast<std::size_t>(reference.shard)];
-    const std::uint64_t key = KeyOf(reference.digest);
-    if (held != key) flight.down_bytes += static_cast<std::uint64_t>(reference.bytes);
+    const std::uint64_t key = KeyOf(name);
+    if (held != key) flight.down_bytes += shared.bytes;
     held = key;
   }
   return shards;

@@ -21,10 +21,10 @@ struct Holdings {
   std::map<ClientId, Experts> recorded;
 };
 
-std::vector<double> ExpertBytes(const ModelSpec& spec) {
+std::vector<double> ExpertBytes(const ModelSpec& spec, const DownloadOptions& download) {
   std::vector<double> bytes;
   for (ExpertIndex expert = 0; expert < spec.experts; ++expert) {
-    bytes.push_back(static_cast<double>(spec.ShardBytes(ShardOfExpert(expert))));
+    bytes.push_back(static_cast<double>(DownloadBytes(spec, ShardOfExpert(expert), download)));
   }
   return bytes;
 }
@@ -202,7 +202,7 @@ Result<AlignmentPlan> AlignRound(const AlignmentProblem& problem, const ScoreMat
 
 Result<Replay> ReplayAlignment(const std::vector<RecordedRound>& rounds,
                                const RunOptions& options) {
-  const std::vector<double> expert_bytes = ExpertBytes(options.spec);
+  const std::vector<double> expert_bytes = ExpertBytes(options.spec, options.training.download);
   const int layers = options.spec.layers;
   Replay replay;
   AlignmentMemory memory;

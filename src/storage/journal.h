@@ -16,7 +16,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 5;
+inline constexpr int kJournalSchemaVersion = 6;
 
 struct RecoveredRun {
   RoundState snapshot;

@@ -47,12 +47,14 @@ FEDMOE_JSON_FIELDS(TrainingFeedback, examples, steps, train_loss, train_accuracy
                    expert_loss, expert_accuracy, affinity, train_s, down_bytes_per_s,
                    up_bytes_per_s)
 FEDMOE_JSON_FIELDS(UploadOptions, encoding, top_k_fraction, zstd)
+FEDMOE_JSON_FIELDS(DownloadOptions, encoding, zstd)
 FEDMOE_JSON_FIELDS(TrainingOptions, optimizer, learning_rate, schedule,
                    final_learning_rate_fraction, momentum, adam_beta1, adam_beta2, adam_epsilon,
                    weight_decay, clip_norm, fedprox_mu, gate_learning_rate, held_mass_lambda,
                    balance_lambda, router_z_lambda, selection_bias_rate, gate_noise, random_flip,
-                   random_crop, random_shift, trunk_lambda, batch_size, epochs, max_batches, upload)
-FEDMOE_JSON_FIELDS(ShardReference, shard, digest, bytes)
+                   random_crop, random_shift, trunk_lambda, batch_size, epochs, max_batches, upload,
+                   download)
+FEDMOE_JSON_FIELDS(ShardReference, shard, digest, bytes, encoding, zstd)
 FEDMOE_JSON_FIELDS(TaskAssignment, task, kind, client, round, attempt, version, experts, shards,
                    training, seed, timeout_ms, last_committed_task, follows)
 FEDMOE_JSON_FIELDS(UpdateHeader, task, client, round, total_bytes, feedback)

@@ -108,8 +108,9 @@ Result<std::unique_ptr<RunDirectory>> RunDirectory::Open(FileSystem& files,
 }
 
 std::string RunDirectory::JournalPath() const { return JoinPath(path_, "journal.sqlite"); }
-std::string RunDirectory::SpoolPath() const { return JoinPath(path_, kSpoolFolder); }
-std::string RunDirectory::CheckpointsPath() const { return JoinPath(path_, kCheckpointsFolder); }
+std::string RunDirectory::SpoolPath() const { return JoinPath(path_, "spool"); }
+std::string RunDirectory::CheckpointsPath() const { return JoinPath(path_, "checkpoints"); }
+std::string RunDirectory::EncodedPath() const { return JoinPath(path_, "encoded"); }
 bool RunDirectory::HasRun() const { return files_.Exists(JournalPath()); }
 
 // rounds.jsonl says which rounds are reported: its line is written after the round's assignments,

@@ -15,10 +15,6 @@
 
 namespace fedmoe {
 
-// Within the run directory.
-inline constexpr char kSpoolFolder[] = "spool";
-inline constexpr char kCheckpointsFolder[] = "checkpoints";
-
 struct RunSummary {
   std::string status;  // RunStatusName
   std::string detail;
@@ -42,6 +38,7 @@ class RunDirectory {
   std::string JournalPath() const;
   std::string SpoolPath() const;
   std::string CheckpointsPath() const;
+  std::string EncodedPath() const;  // made by who needs it
   // True once a journal exists: the run was started before.
   bool HasRun() const;
 

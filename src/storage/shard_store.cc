@@ -410,6 +410,16 @@ Result<std::uint64_t> ShardStore::ShardBytes(const Digest& digest) const {
   return found->second.bytes;
 }
 
+bool ShardStore::Has(int shard, const Digest& digest) const {
+  if (shard < 0 || shard >= spec_.ShardCount()) return false;
+  const auto index = static_cast<std::size_t>(shard);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  // The newest first, which is asked for most.
+  return std::any_of(manifests_.rbegin(), manifests_.rend(), [&](const auto& entry) {
+    return entry.second.shards[index].digest == digest;
+  });
+}
+
 Status ShardStore::CheckMoment(const StoredShard& shard, int index) const {
   if (index >= 0 && index < shard.moment_count) return Status::Ok();
   return InvalidArgument("shard " + spec_.ShardName(shard.shard) + " has " +

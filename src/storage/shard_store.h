@@ -120,6 +120,8 @@ class ShardStore {
   // Part of a shard's bytes, for streaming; at most 64 MiB.
   Status ReadShardAt(const Digest& digest, std::uint64_t offset, std::span<std::byte> out) const;
   Result<std::uint64_t> ShardBytes(const Digest& digest) const;
+  // Whether it is this shard of any stored version; equal shards have one digest.
+  bool Has(int shard, const Digest& digest) const;
   // First (index 0) or second (1) moments of a stored shard.
   Result<std::unique_ptr<MappedRegion>> ReadMoments(const StoredShard& shard, int index) const;
   // Part of them, from byte `offset`; at most 64 MiB.

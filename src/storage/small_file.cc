@@ -54,12 +54,16 @@ class BufferedFile final : public RandomAccessFile {
 
 }  // namespace
 
+std::unique_ptr<RandomAccessFile> FileOf(Content content) {
+  return std::make_unique<BufferedFile>(std::move(content));
+}
+
 Result<std::unique_ptr<RandomAccessFile>> BufferIfSmall(std::unique_ptr<RandomAccessFile> file) {
   FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, file->Size());
   if (size > kSmallFileBytes) return file;
   auto content = std::make_shared<std::vector<std::byte>>(size);
   FEDMOE_RETURN_IF_ERROR(file->ReadAt(0, *content));
-  return std::unique_ptr<RandomAccessFile>(std::make_unique<BufferedFile>(std::move(content)));
+  return FileOf(std::move(content));
 }
 
 }  // namespace fedmoe

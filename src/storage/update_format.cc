@@ -341,13 +341,18 @@ Result<ParsedUpdate> ParseUpdate(const RandomAccessFile& file, TaskId task,
       !verdict.accepted()) {
     return Refused(verdict.reason, verdict.detail);
   }
+  return ParseBlocks(file, kHeaderBytes, preamble.block_count, "update");
+}
+
+Result<ParsedUpdate> ParseBlocks(const RandomAccessFile& file, std::uint64_t offset,
+                                 std::uint32_t block_count, const std::string& what) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, file.Size());
   ParsedUpdate update;
-  std::uint64_t offset = kHeaderBytes;
   std::optional<std::uint32_t> previous;
-  for (std::uint32_t i = 0; i < preamble.block_count; ++i) {
+  for (std::uint32_t i = 0; i < block_count; ++i) {
     const std::string where = "block " + std::to_string(i) + ": ";
     if (size - offset < kHeaderBytes) {
-      return Refused(RejectReason::kMalformed, where + "the update ends before its header");
+      return Refused(RejectReason::kMalformed, where + "the " + what + " ends before its header");
     }
     BlockHeader header;
     FEDMOE_RETURN_IF_ERROR(ReadHeader(file, offset, header));
@@ -370,7 +375,7 @@ Result<ParsedUpdate> ParseUpdate(const RandomAccessFile& file, TaskId task,
   if (offset != size) {
     return Refused(RejectReason::kMalformed, std::to_string(size - offset) +
                                                  " bytes follow the last of " +
-                                                 std::to_string(preamble.block_count) + " blocks");
+                                                 std::to_string(block_count) + " blocks");
   }
   return update;
 }

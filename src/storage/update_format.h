@@ -57,6 +57,11 @@ struct ParsedUpdate {
 Result<ParsedUpdate> ParseUpdate(const RandomAccessFile& file, TaskId task,
                                  std::uint64_t max_blocks);
 
+// The same of the blocks alone: `block_count` of them from byte `offset` of the file to its end.
+// `what` they are of is named in details: "block 3: the update ends before its header".
+Result<ParsedUpdate> ParseBlocks(const RandomAccessFile& file, std::uint64_t offset,
+                                 std::uint32_t block_count, const std::string& what);
+
 // Reads every payload once, in pieces of about 1 MiB: checksums, that compressed chunks are as long
 // as the block says, and what CheckEncoded() asks of the values. The detail names the block by
 // parameter name. For blocks that ParseUpdate() and ValidateUpdate() accepted: before the second,

@@ -3,6 +3,7 @@
 // (got -1)".
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct FetchFromClient {
   SessionId session;
   std::vector<ShardReference> shards;
   std::uint64_t first_offset = 0;  // in the first of them
+  bool damaged = false;            // so they came before
 };
 Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request);
 
@@ -65,6 +67,10 @@ Result<RegisterReply> FromProto(const v1::RegisterReply& reply);
 Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& client);
 Result<HeartbeatReply> FromProto(const v1::HeartbeatReply& reply);
 Result<Verdict> FromProto(const v1::SubmitUpdateReply& reply);
+// The shard that a chunk is of, out of those asked for, its `bytes` as the chunk tells them: with
+// zstd up to those of the reference, else the same.
+Result<ShardReference> ShardOfChunk(const v1::ShardChunk& chunk,
+                                    std::span<const ShardReference> shards);
 
 // ---- Chunks, either way: not empty, at most kWireChunkBytes, and the checksum right. `what` names
 // the transfer: "update chunk at byte 1048576: checksum is 0x..., its bytes have 0x...". DATA_LOSS.

@@ -219,4 +219,22 @@ Result<Verdict> FromProto(const v1::SubmitUpdateReply& reply) {
   return verdict;
 }
 
+Result<ShardReference> ShardOfChunk(const v1::ShardChunk& chunk,
+                                    std::span<const ShardReference> shards) {
+  if (chunk.index() < 0 || chunk.index() >= static_cast<int>(shards.size())) {
+    return InvalidArgument(
+        fmt::format("index must be 0 to {} (got {})", shards.size() - 1, chunk.index()));
+  }
+  ShardReference shard = shards[static_cast<std::size_t>(chunk.index())];
+  if (chunk.total_bytes() == 0) return shard;
+  const auto most = static_cast<std::uint64_t>(shard.bytes);
+  const std::uint64_t least = shard.zstd ? 1 : most;
+  if (chunk.total_bytes() < least || chunk.total_bytes() > most) {
+    return InvalidArgument(
+        fmt::format("total_bytes must be {} to {} (got {})", least, most, chunk.total_bytes()));
+  }
+  shard.bytes = static_cast<std::int64_t>(chunk.total_bytes());
+  return shard;
+}
+
 }  // namespace fedmoe

@@ -101,7 +101,13 @@ Result<ShardReference> FromProto(const v1::ShardReference& shard) {
     return InvalidArgument("shards.digest must be 64 lower-case hexadecimal characters");
   }
   FEDMOE_RETURN_IF_ERROR(CheckRange("shards.bytes", shard.bytes(), 1, kMaxShardBytes));
-  return ShardReference{shard.shard(), shard.digest(), shard.bytes()};
+  FEDMOE_RETURN_IF_ERROR(CheckRange("shards.encoding", shard.encoding(), 0,
+                                    static_cast<std::int64_t>(Encoding::kInt4)));
+  return ShardReference{.shard = shard.shard(),
+                        .digest = shard.digest(),
+                        .bytes = shard.bytes(),
+                        .encoding = static_cast<Encoding>(shard.encoding()),
+                        .zstd = shard.zstd()};
 }
 
 Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request) {
@@ -114,6 +120,7 @@ Result<FetchFromClient> FromProto(const v1::FetchShardsRequest& request) {
     FEDMOE_ASSIGN_OR_RETURN(ShardReference reference, FromProto(shard));
     fetch.shards.push_back(std::move(reference));
   }
+  fetch.damaged = request.damaged();
   fetch.first_offset = request.first_offset();
   const std::uint64_t first =
       fetch.shards.empty() ? 1 : static_cast<std::uint64_t>(fetch.shards.front().bytes);

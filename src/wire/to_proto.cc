@@ -17,6 +17,8 @@ void Fill(const ShardReference& from, v1::ShardReference& to) {
   to.set_shard(from.shard);
   to.set_digest(from.digest);
   to.set_bytes(from.bytes);
+  to.set_encoding(static_cast<std::int32_t>(from.encoding));
+  to.set_zstd(from.zstd);
 }
 
 void Fill(const TrainingOptions& from, v1::TrainingOptions& to) {
@@ -107,11 +109,12 @@ v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, dou
 
 v1::FetchShardsRequest FetchToProto(const SessionId& session,
                                     const std::vector<ShardReference>& shards,
-                                    std::uint64_t first_offset) {
+                                    std::uint64_t first_offset, bool damaged) {
   v1::FetchShardsRequest to;
   *to.mutable_session() = ToProto(session);
   for (const ShardReference& shard : shards) Fill(shard, *to.add_shards());
   to.set_first_offset(first_offset);
+  to.set_damaged(damaged);
   return to;
 }
 

@@ -16,7 +16,7 @@ v1::RegisterRequest ToProto(const RegisterRequest& request);
 v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, double progress);
 v1::FetchShardsRequest FetchToProto(const SessionId& session,
                                     const std::vector<ShardReference>& shards,
-                                    std::uint64_t first_offset = 0);
+                                    std::uint64_t first_offset = 0, bool damaged = false);
 v1::UpdateHeader ToProto(const SessionId& session, const UpdateHeader& header,
                          std::uint64_t offset = 0);
 v1::ResumeUpdateRequest ResumeToProto(const SessionId& session, TaskId task,

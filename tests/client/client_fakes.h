@@ -74,7 +74,7 @@ inline NextTaskReply RunOver() {
 
 // Each call takes the next entry of its script; a script that is empty gives the call's default.
 // Every call is noted in `calls`, in order.
-class FakeTransport final : public Transport {
+class FakeTransport : public Transport {
  public:
   template <typename T>
   using Script = std::deque<std::function<T()>>;
@@ -122,7 +122,7 @@ class FakeTransport final : public Transport {
     return Next<Result<HeartbeatReply>>(beats, [] { return HeartbeatReply{}; });
   }
   Status FetchShards(const SessionId&, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink) override {
+                     const ShardSink& sink, bool) override {
     std::string names;
     for (const ShardReference& shard : shards) names += fmt::format(" {}", shard.shard);
     Note("fetch" + names);

@@ -173,6 +173,14 @@ INSTANTIATE_TEST_SUITE_P(
              "    encoding: topk\n",
              "x.yaml:4: model.gate.normalise population needs transfer.up.encoding f32, bf16 or "
              "f16: moments do not bear more rounding"},
+        Case{"MomentsAreNotRoundedOnTheirWayDown",
+             "fleet:\nmodel:\n  gate:\n    normalise: population\ntransfer:\n  down:\n"
+             "    encoding: int8\n",
+             "x.yaml:4: model.gate.normalise population needs transfer.down.encoding f32, bf16 or "
+             "f16: moments do not bear more rounding"},
+        Case{"AModelNeedsAllOfItsValues", "fleet:\ntransfer:\n  down:\n    encoding: topk\n",
+             "x.yaml:4: transfer.down.encoding must be one of f32, bf16, f16, int8, int4 (got "
+             "'topk')"},
         Case{"MomentsAreNotStepped",
              "fleet:\nmodel:\n  gate:\n    normalise: population\naggregation:\n"
              "  learning_rate: 0.5\n",

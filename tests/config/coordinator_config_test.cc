@@ -60,7 +60,8 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
       "  gate_learning_rate: 25\n"
       "  trunk_lambda: 0.5\n"
       "  max_batches: 12\n"
-      "transfer: {up: {encoding: topk, top_k_fraction: 0.25, zstd: true}}\n"
+      "transfer: {up: {encoding: topk, top_k_fraction: 0.25, zstd: true},\n"
+      "           down: {encoding: int4, zstd: true}}\n"
       "aggregation: {optimizer: fedyogi, expert_weighting: uniform, consensus: 0.5, "
       "consensus_information: 1,\n"
       "  rule: trimmed_mean, trim: 0.3, hostile: 0.4, clip_norm: 7}\n"
@@ -103,6 +104,8 @@ TEST(CoordinatorConfigTest, EveryTypeOfKeyIsReadIntoItsField) {
   EXPECT_EQ(config.run.training.upload.encoding, Encoding::kTopK);
   EXPECT_EQ(config.run.training.upload.top_k_fraction, 0.25);
   EXPECT_TRUE(config.run.training.upload.zstd);
+  EXPECT_EQ(config.run.training.download,
+            (DownloadOptions{.encoding = Encoding::kInt4, .zstd = true}));
   EXPECT_EQ(config.run.aggregation.optimizer, ServerOptimizer::kFedYogi);
   EXPECT_EQ(config.run.aggregation.expert_weighting, ExpertWeighting::kUniform);
   EXPECT_EQ(config.run.evaluation.mode, EvaluationMode::kClients);

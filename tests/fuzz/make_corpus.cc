@@ -35,6 +35,7 @@ int main(int count, char** arguments) {
   }
   const std::filesystem::path folder = arguments[1];
   const bool written = WriteSeeds(folder / "update_blocks", UpdateSeeds()) &&
+                       WriteSeeds(folder / "encoded_shards", EncodedShardSeeds()) &&
                        WriteSeeds(folder / "safetensors", SafetensorsSeeds()) &&
                        WriteSeeds(folder / "manifest", ManifestSeeds()) &&
                        WriteSeeds(folder / "protocol_messages", MessageSeeds()) &&

@@ -95,7 +95,7 @@ constexpr auto kPlain = [](const auto& message) { return FromProto(message); };
 
 bool IsBounded(const ShardReference& shard) {
   return shard.shard >= 0 && shard.shard <= kMaxExperts && IsDigest(shard.digest) &&
-         shard.bytes >= 1 && shard.bytes <= kMaxShardBytes;
+         shard.bytes >= 1 && shard.bytes <= kMaxShardBytes && shard.encoding != Encoding::kTopK;
 }
 
 template <typename Shards>
@@ -167,7 +167,7 @@ void CheckRequest(MessageKind kind, const std::string& bytes) {
       return ParseAndCheck<v1::FetchShardsRequest>(
           bytes, kPlain,
           [](const FetchFromClient& plain) {
-            return FetchToProto(plain.session, plain.shards, plain.first_offset);
+            return FetchToProto(plain.session, plain.shards, plain.first_offset, plain.damaged);
           },
           [](const FetchFromClient& plain) {
             return AreBounded(plain.shards) &&

@@ -13,6 +13,7 @@ struct Seed {
 };
 
 std::vector<Seed> UpdateSeeds();
+std::vector<Seed> EncodedShardSeeds();
 std::vector<Seed> SafetensorsSeeds();
 std::vector<Seed> ManifestSeeds();
 std::vector<Seed> MessageSeeds();

@@ -12,11 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "common/checksum.h"
 #include "federation/update.h"
 #include "kernels/weighted_sum_encoded.h"
 #include "storage/update_format.h"
 #include "tests/fuzz/allocation_meter.h"
+#include "tests/fuzz/block_repair.h"
 #include "tests/fuzz/fuzz_check.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/memory_file.h"
@@ -25,51 +25,17 @@
 namespace fedmoe {
 namespace {
 
-constexpr std::size_t kHeaderBytes = 64;
-constexpr std::size_t kCrcAt = 60;
 constexpr std::size_t kTotalBytesAt = 24;
-constexpr std::size_t kBlockCountAt = 12;
-constexpr std::size_t kPayloadBytesAt = 16;
-constexpr std::size_t kPayloadCrcAt = 24;
 
 // What reading an update may take, whatever it says: a piece of 1 MiB, the chunks around it, and as
 // much again where the file's mapping is a copy.
 constexpr std::size_t kMaxReadBytes = std::size_t{4} << 20;
 constexpr std::size_t kMaxParseBytes = 8 << 10;
 
-template <typename T>
-T Load(const std::string& bytes, std::size_t at) {
-  T value;
-  std::memcpy(&value, bytes.data() + at, sizeof(value));
-  return value;
-}
-
-template <typename T>
-void Store(T value, std::string& bytes, std::size_t at) {
-  std::memcpy(bytes.data() + at, &value, sizeof(value));
-}
-
-std::uint32_t CrcOf(const std::string& bytes, std::size_t begin, std::size_t count) {
-  return Crc32c(AsBytes(std::string_view(bytes)).subspan(begin, count));
-}
-
 void Repair(std::string& bytes) {
-  if (bytes.size() < kHeaderBytes) return;
-  Store<std::uint64_t>(bytes.size(), bytes, kTotalBytesAt);
-  Store(CrcOf(bytes, 0, kCrcAt), bytes, kCrcAt);
-  const auto count = Load<std::uint32_t>(bytes, kBlockCountAt);
-  std::size_t at = kHeaderBytes;
-  for (std::uint32_t i = 0; i < count && bytes.size() - at >= kHeaderBytes; ++i) {
-    const auto payload = Load<std::uint64_t>(bytes, at + kPayloadBytesAt);
-    const std::size_t begin = at + kHeaderBytes;
-    const bool whole = payload <= bytes.size() - begin;
-    if (whole) Store(CrcOf(bytes, begin, payload), bytes, at + kPayloadCrcAt);
-    Store(CrcOf(bytes, at, kCrcAt), bytes, at + kCrcAt);
-    if (!whole) return;
-    const std::size_t end = begin + payload;
-    at = (end + kUpdateAlignment - 1) / kUpdateAlignment * kUpdateAlignment;
-    if (at > bytes.size()) return;
-  }
+  if (bytes.size() < kFrameBytes) return;
+  StoreAt<std::uint64_t>(bytes.size(), bytes, kTotalBytesAt);
+  RepairFrames(bytes);
 }
 
 // Every bit of two results alike; NaN is no number here.

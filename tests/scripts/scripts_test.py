@@ -204,8 +204,8 @@ class UsageTest(unittest.TestCase):
                 (("test", "--filter", ""), "test: --filter needs a value; see --help\n"),
                 (("check", "--preset", "x"), "check: unknown preset x; known: release, dev, asan, tsan, fuzz\n"),
                 (("fuzz", "--minutes", "0"), "fuzz: --minutes must be a whole number of at least 1 (got 0)\n"),
-                (("fuzz", "nothing"), "fuzz: unknown target nothing; known: update_blocks, safetensors, manifest, "
-                                      "protocol_messages, yaml_config, dataset_headers, images\n"),
+                (("fuzz", "nothing"), "fuzz: unknown target nothing; known: update_blocks, encoded_shards, safetensors, "
+                                      "manifest, protocol_messages, yaml_config, dataset_headers, images\n"),
                 (("check_fresh", "--only", "x"), "check_fresh: --only takes quickstart, test or packages (got x)\n")):
             with self.subTest(arguments=arguments):
                 outcome = self.run_script(*arguments)

@@ -50,6 +50,12 @@ class DigestTest(SimulateTest):
         self.check({"transfer": {"up": {"encoding": "int8", "zstd": True}}, "run": {"rounds": 15}}, "--threads", 2)
         self.expect_learning()
 
+    def test_encoded_downloads(self):
+        """Both train from the same rounded weights, and count the same bytes."""
+        self.check({"transfer": {"down": {"encoding": "int8", "zstd": True}, "up": {"encoding": "bf16"}},
+                    "run": {"rounds": 15}}, "--threads", 2)
+        self.expect_learning()
+
     def test_gates_by_the_population_and_after_the_training(self):
         self.check({"model": {"soup": 0.2, "gate": {"input": "data", "normalise": "population", "post_hoc_batches": 3}}},
                    "--threads", 2)

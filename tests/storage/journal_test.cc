@@ -109,7 +109,7 @@ TEST_F(JournalTest, RefusesAnotherSchema) {
   Execute("PRAGMA user_version = 7");
   EXPECT_EQ(Journal::Open(path_).status().ToString(),
             "FAILED_PRECONDITION: " + path_ +
-                ": journal schema 7, this build reads 5: resume "
+                ": journal schema 7, this build reads 6: resume "
                 "with the build that began the run, or begin a new run");
 }
 

@@ -121,15 +121,23 @@ Result<HeartbeatReply> InProcessTransport::Beat(const SessionId& session, TaskId
 
 Status InProcessTransport::FetchShards(const SessionId& session,
                                        const std::vector<ShardReference>& shards,
-                                       const ShardSink& sink) {
-  for (const ShardReference& shard : shards) {
+                                       const ShardSink& sink, bool damaged) {
+  for (ShardReference shard : shards) {
+    if (shard.encoded()) {
+      FEDMOE_ASSIGN_OR_RETURN(
+          const std::uint64_t total,
+          Ask<std::uint64_t>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
+            core.OpenShard(session, shard, damaged, std::move(done));
+          }));
+      shard.bytes = static_cast<std::int64_t>(total);
+    }
     const auto size = static_cast<std::uint64_t>(shard.bytes);
     for (std::uint64_t offset = 0; offset < size; offset += kPieceBytes) {
       const std::uint64_t length = std::min(kPieceBytes, size - offset);
-      FEDMOE_ASSIGN_OR_RETURN(
-          std::string bytes, Ask<std::string>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
-            core.ReadShard(session, shard.digest, offset, length, std::move(done));
-          }));
+      FEDMOE_ASSIGN_OR_RETURN(std::string bytes,
+                              Ask<std::string>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
+                                core.ReadShard(session, shard, offset, length, std::move(done));
+                              }));
       if (Chance(faults_.corrupt_shard)) bytes[Below(bytes.size())] ^= 0x10;
       FEDMOE_RETURN_IF_ERROR(sink(shard, offset, AsBytes(std::string_view(bytes))));
     }

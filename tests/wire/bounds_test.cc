@@ -110,6 +110,10 @@ TEST(BoundsTest, Fetch) {
        {[](M& m) { m.mutable_shards(0)->set_digest(std::string(64, 'G')); }, digest},
        {[](M& m) { m.mutable_shards(1)->set_bytes(0); },
         "shards.bytes must be 1 to 1099511627776 (got 0)"},
+       {[](M& m) { m.mutable_shards(1)->set_encoding(5); },
+        "shards.encoding must be 0 to 4 (got 5)"},
+       {[](M& m) { m.mutable_shards(1)->set_encoding(-1); },
+        "shards.encoding must be 0 to 4 (got -1)"},
        {[](M& m) { m.set_first_offset(static_cast<std::uint64_t>(m.shards(0).bytes())); },
         "first_offset must be 0 to " + std::to_string(SampleTask().task.shards[0].bytes - 1) +
             " (got " + std::to_string(SampleTask().task.shards[0].bytes) + ")"},
@@ -117,6 +121,25 @@ TEST(BoundsTest, Fetch) {
           for (int i = 0; i < 4097; ++i) *m.add_shards() = m.shards(0);
         },
         "shards must have at most 4097 entries (got 4100)"}});
+}
+
+TEST(BoundsTest, ShardsOfChunks) {
+  const std::vector<ShardReference> shards = SampleTask().task.shards;  // the second with zstd
+  v1::ShardChunk chunk;
+  const auto message = [&] { return ShardOfChunk(chunk, shards).status().message(); };
+  EXPECT_EQ(ShardOfChunk(chunk, shards).value(), shards[0]);
+  chunk.set_total_bytes(16);
+  EXPECT_EQ(ShardOfChunk(chunk, shards).value(), shards[0]);
+  chunk.set_total_bytes(15);
+  EXPECT_EQ(message(), "total_bytes must be 16 to 16 (got 15)");
+  chunk.set_index(1);
+  EXPECT_EQ(message(), "total_bytes must be 1 to 8 (got 15)");
+  chunk.set_total_bytes(5);
+  EXPECT_EQ(ShardOfChunk(chunk, shards)->bytes, 5);
+  chunk.set_index(3);
+  EXPECT_EQ(message(), "index must be 0 to 2 (got 3)");
+  chunk.set_index(-1);
+  EXPECT_EQ(message(), "index must be 0 to 2 (got -1)");
 }
 
 TEST(BoundsTest, UpdateHeader) {

@@ -165,6 +165,8 @@ TEST(ConversionsTest, SmallMessages) {
   const auto fetch = FromProto(FetchToProto(SampleSession(), SampleTask().task.shards));
   ASSERT_TRUE(fetch.ok());
   EXPECT_EQ(fetch->shards, SampleTask().task.shards);
+  EXPECT_FALSE(fetch->damaged);
+  EXPECT_TRUE(FromProto(FetchToProto(SampleSession(), SampleTask().task.shards, 3, true))->damaged);
 
   const auto result = FromProto(ToProto(SampleSession(), EvaluationResult{7, 3, 1.5, 4}));
   ASSERT_TRUE(result.ok());

@@ -35,8 +35,8 @@ class WatchedTransport final : public Transport {
     return inner_->Beat(session, task, progress);
   }
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink) override {
-    return inner_->FetchShards(session, shards, sink);
+                     const ShardSink& sink, bool damaged) override {
+    return inner_->FetchShards(session, shards, sink, damaged);
   }
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                const UpdateSource& encode) override {

@@ -37,5 +37,24 @@ TEST(ResumedTransfers, GetThroughOverConnectionsThatBreakBeforeTheirEnd) {
   EXPECT_LT(counts.bytes_down, kBytes * 3 / 2 + 1'000'000);
 }
 
+// Each connection breaks within the encoded shard, of 2.1 MB.
+TEST(ResumedTransfers, GetThroughWithinAnEncodedShard) {
+  for (const bool zstd : {false, true}) {
+    SCOPED_TRACE(zstd ? "zstd" : "no zstd");
+    NetworkFleetOptions options = LargeModel();
+    options.core.run.training.download = {.encoding = Encoding::kInt8, .zstd = zstd};
+    NetworkFleet fleet(options);
+    FaultProxy& link = fleet.client(0).link();
+    link.Set({.down = {.cut_after_bytes = 800'000}});
+    fleet.Start();
+    const RoundReport report = fleet.log.WaitForRound(1);
+    EXPECT_EQ(OutcomeOf(report, "client-0"), "accepted");
+    EXPECT_EQ(report.attempts, 1);
+    const LinkCounts counts = link.counts();
+    EXPECT_GE(counts.cut, 2U);
+    EXPECT_LT(counts.bytes_down, kBytes / 2) << "float32 would be 8 MB";
+  }
+}
+
 }  // namespace
 }  // namespace fedmoe

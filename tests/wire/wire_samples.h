@@ -54,6 +54,8 @@ inline NextTaskReply SampleTask() {
   reply.task.version = 2;
   reply.task.experts = {1, 4};
   reply.task.shards = {{0, SampleDigest(), 16}, {2, SampleDigest(), 8}, {5, SampleDigest(), 8}};
+  reply.task.shards[1].encoding = Encoding::kInt8;
+  reply.task.shards[1].zstd = true;
   reply.task.training = {.optimizer = LocalOptimizer::kAdamW,
                          .learning_rate = 0.5,
                          .momentum = 0.1,

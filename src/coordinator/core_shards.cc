@@ -1,0 +1,86 @@
+// Downloads: shards as they lie in the checkpoint, or encoded once for all who ask.
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "coordinator/core.h"
+
+namespace fedmoe {
+namespace {
+
+constexpr std::uint64_t kMaxReadBytes = std::uint64_t{1} << 20;
+
+std::string InWords(const DownloadOptions& download) {
+  if (!download.encoded()) return "as they are";
+  return std::string("as ") + EncodingName(download.encoding) + (download.zstd ? " with zstd" : "");
+}
+
+}  // namespace
+
+fedmoe::Status CoordinatorCore::CheckCurrent(const SessionId& session) const {
+  const std::lock_guard lock(mutex_);
+  const auto known = sessions_.find(session.client);
+  if (known != sessions_.end() && known->second == session.session) return fedmoe::Status::Ok();
+  return Aborted("session of client '" + session.client + "' is not current; register again");
+}
+
+// What no task asks for is not made: a client decides neither what is encoded nor how often.
+fedmoe::Status CoordinatorCore::CheckTravel(const ShardReference& shard) const {
+  if (!shard.encoded()) return fedmoe::Status::Ok();
+  const DownloadOptions& download = options_.run.training.download;
+  if (shard.download() != download) {
+    return FailedPrecondition("shards of this run travel " + InWords(download) + ", not " +
+                              InWords(shard.download()) + " (transfer.down)");
+  }
+  if (store_->Has(shard.shard, shard.digest)) return fedmoe::Status::Ok();
+  return NotFound("no stored version has shard " + std::to_string(shard.shard) + " " +
+                  shard.digest);
+}
+
+void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
+                                Callback<std::uint64_t> done) {
+  if (const fedmoe::Status current = CheckCurrent(session); !current.ok()) return done(current);
+  Touch(session);
+  if (!shard.encoded()) return done(store_->ShardBytes(shard.digest));
+  if (const fedmoe::Status travels = CheckTravel(shard); !travels.ok()) return done(travels);
+  if (const auto bytes = encoded_->Ready(shard); bytes && !damaged) return done(*bytes);
+  const std::string key = ShardKey(shard);
+  {
+    const std::lock_guard lock(mutex_);
+    std::vector<Callback<std::uint64_t>>& waiting = encoding_[key];
+    waiting.push_back(std::move(done));
+    if (waiting.size() > 1) return;  // under way: one answer for all
+  }
+  pool_->Run([this, shard, damaged, key] {
+    const Result<std::uint64_t> bytes = encoded_->Prepare(shard, damaged);
+    std::vector<Callback<std::uint64_t>> waiting;
+    {
+      const std::lock_guard lock(mutex_);
+      waiting = std::move(encoding_[key]);
+      encoding_.erase(key);
+    }
+    for (const Callback<std::uint64_t>& waits : waiting) waits(bytes);
+  });
+}
+
+void CoordinatorCore::ReadShard(const SessionId& session, ShardReference shard,
+                                std::uint64_t offset, std::uint64_t length,
+                                Callback<std::string> done, std::string buffer) {
+  if (const fedmoe::Status current = CheckCurrent(session); !current.ok()) return done(current);
+  if (length > kMaxReadBytes)
+    return done(InvalidArgument("at most 1 MiB of a shard is read at once"));
+  if (shard.encoded() && encoded_ == nullptr) return done(CheckTravel(shard));
+  Touch(session);
+  pool_->Run([this, shard = std::move(shard), offset, length, done = std::move(done),
+              bytes = std::move(buffer)]() mutable {
+    bytes.resize(static_cast<std::size_t>(length));
+    const auto out = std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
+    const fedmoe::Status read = shard.encoded() ? encoded_->ReadAt(shard, offset, out)
+                                                : store_->ReadShardAt(shard.digest, offset, out);
+    if (!read.ok()) return done(read);
+    CountDown(length);
+    done(std::move(bytes));
+  });
+}
+
+}  // namespace fedmoe
