@@ -129,7 +129,7 @@ EXPERIMENTS = {
                      for kind, group in (("dirichlet", "Dirichlet {fleet.data.partition.alpha}"),
                                          ("classes", "{fleet.data.partition.classes_per_client} classes a client"))
                      for suffix, arm in (("", "{alignment.strategy}"), ("_population", "population, fading at 1"))),
-        arms=("population, fading at 1", "balanced", "random", "none"), small=CIFAR_SMALL, data_seed=PARTITION_SEED,
+        arms=("population, fading at 1", "balanced", "random"), small=CIFAR_SMALL, data_seed=PARTITION_SEED,
         champion="population, fading at 1", reference="random"),
     "fitness": Experiment(
         title="Fitness signals, exploration and movement",

@@ -316,23 +316,23 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
                                          shards.end());
   const auto reader = stub_->FetchShards(
       call.context(), FetchToProto(session, left, progress.offset, progress.damaged));
-  v1::ShardChunk chunk;
-  Status stopped;
-  while (stopped.ok() && reader->Read(&chunk)) {
-    const Result<ShardReference> shard = ShardOfChunk(chunk, left);
-    stopped = shard.status();
-    if (!stopped.ok()) break;
-    stopped = CheckChunk(fmt::format("chunk of shard {}", shard->shard), chunk.offset(),
-                         chunk.data(), chunk.crc32c());
-    if (stopped.ok()) {
-      stopped = sink(*shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
-    }
-    if (!stopped.ok()) break;
+  const auto take = [&](const v1::ShardChunk& chunk) -> Status {
+    FEDMOE_ASSIGN_OR_RETURN(const ShardReference shard, ShardOfChunk(chunk, left));
+    FEDMOE_RETURN_IF_ERROR(CheckChunk(fmt::format("chunk of shard {}", shard.shard),
+                                      chunk.offset(), chunk.data(), chunk.crc32c()));
+    FEDMOE_RETURN_IF_ERROR(sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data()))));
     const std::uint64_t end = chunk.offset() + chunk.data().size();
-    const bool whole = end >= static_cast<std::uint64_t>(shard->bytes);
+    const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);
     progress.next = first + static_cast<std::size_t>(chunk.index()) + (whole ? 1 : 0);
     progress.offset = whole ? 0 : end;
     progress.bytes += chunk.data().size();
+    return Status::Ok();
+  };
+  v1::ShardChunk chunk;
+  Status stopped;
+  while (stopped.ok() && reader->Read(&chunk)) {
+    stopped = take(chunk);
+    for (int i = 0; stopped.ok() && i < chunk.more_size(); ++i) stopped = take(chunk.more(i));
   }
   if (!stopped.ok()) call.context()->TryCancel();
   const Status status = EndOfTransfer(reader->Finish());

@@ -109,6 +109,13 @@ class Upload : public std::enable_shared_from_this<Upload> {
   const std::weak_ptr<WorkerPool> pool_;
 };
 
+// Bytes [offset, offset + length) of a shard.
+struct ShardPiece {
+  ShardReference shard;
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+
 // Names one NextTask call, so that its caller can say that it has gone.
 struct Poll {
   std::atomic<bool> abandoned{false};
@@ -160,17 +167,16 @@ class CoordinatorCore {
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // ---- Downloads (core_shards.cc).
-  // The bytes that a shard has as it travels; the reference says the most. Before ReadShard() of an
+  // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of an
   // encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
   // what is stored is checked. NOT_FOUND; FAILED_PRECONDITION for an encoding that is not the
   // run's.
   void OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
                  Callback<std::uint64_t> done);
-  // Bytes [offset, offset + length) of a shard as it travels, read on the pool; length at most
-  // 1 MiB. `buffer`: becomes the answer, so that who reads on pays for memory once; its content is
-  // lost.
-  void ReadShard(const SessionId& session, ShardReference shard, std::uint64_t offset,
-                 std::uint64_t length, Callback<std::string> done, std::string buffer = {});
+  // Parts of shards as they travel, read on the pool, at most 1 MiB in all. `buffer`: becomes the
+  // first of them, so that who reads on pays for memory once; its content is lost.
+  void ReadShards(const SessionId& session, std::vector<ShardPiece> pieces,
+                  Callback<std::vector<std::string>> done, std::string buffer = {});
   // The run as one JSON object (docs/status.md).
   void Status(Callback<std::string> done);
 
@@ -311,6 +317,7 @@ class CoordinatorCore {
       const SessionId& session);  // a sign of life beside calls that reach the round thread anyway
   fedmoe::Status CheckCurrent(const SessionId& session) const;
   fedmoe::Status CheckTravel(const ShardReference& shard) const;
+  fedmoe::Status ReadPiece(const ShardPiece& piece, std::string& bytes) const;
   bool Finished() const;
   void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }
   void CountUp(std::uint64_t bytes) { bytes_up_ += bytes; }

@@ -63,24 +63,34 @@ void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& 
   });
 }
 
-void CoordinatorCore::ReadShard(const SessionId& session, ShardReference shard,
-                                std::uint64_t offset, std::uint64_t length,
-                                Callback<std::string> done, std::string buffer) {
+void CoordinatorCore::ReadShards(const SessionId& session, std::vector<ShardPiece> pieces,
+                                 Callback<std::vector<std::string>> done, std::string buffer) {
   if (const fedmoe::Status current = CheckCurrent(session); !current.ok()) return done(current);
-  if (length > kMaxReadBytes)
-    return done(InvalidArgument("at most 1 MiB of a shard is read at once"));
-  if (shard.encoded() && encoded_ == nullptr) return done(CheckTravel(shard));
+  std::uint64_t total = 0;
+  for (const ShardPiece& piece : pieces) {
+    if (piece.length > kMaxReadBytes || (total += piece.length) > kMaxReadBytes)
+      return done(InvalidArgument("at most 1 MiB of shards is read at once"));
+    if (piece.shard.encoded() && encoded_ == nullptr) return done(CheckTravel(piece.shard));
+  }
   Touch(session);
-  pool_->Run([this, shard = std::move(shard), offset, length, done = std::move(done),
-              bytes = std::move(buffer)]() mutable {
-    bytes.resize(static_cast<std::size_t>(length));
-    const auto out = std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
-    const fedmoe::Status read = shard.encoded() ? encoded_->ReadAt(shard, offset, out)
-                                                : store_->ReadShardAt(shard.digest, offset, out);
-    if (!read.ok()) return done(read);
-    CountDown(length);
-    done(std::move(bytes));
+  pool_->Run([this, pieces = std::move(pieces), total, done = std::move(done),
+              buffer = std::move(buffer)]() mutable {
+    std::vector<std::string> read(pieces.size());
+    if (!read.empty()) read[0] = std::move(buffer);
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      const fedmoe::Status status = ReadPiece(pieces[i], read[i]);
+      if (!status.ok()) return done(status);
+    }
+    CountDown(total);
+    done(std::move(read));
   });
+}
+
+fedmoe::Status CoordinatorCore::ReadPiece(const ShardPiece& piece, std::string& bytes) const {
+  bytes.resize(static_cast<std::size_t>(piece.length));
+  const auto out = std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
+  return piece.shard.encoded() ? encoded_->ReadAt(piece.shard, piece.offset, out)
+                               : store_->ReadShardAt(piece.shard.digest, piece.offset, out);
 }
 
 }  // namespace fedmoe

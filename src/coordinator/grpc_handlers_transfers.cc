@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <grpc/grpc_security_constants.h>
@@ -101,9 +102,14 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   void OnDone() override { delete this; }
 
   void OnWriteDone(bool ok) override {
-    const std::size_t bytes = chunk_.data().size();
-    pacer_.Record(bytes, SecondsSince(begin_));
-    offset_ += bytes;
+    pacer_.Record(BytesOf(pieces_), SecondsSince(begin_));
+    const ShardPiece& last = pieces_.back();
+    offset_ = last.offset + last.length;
+    if (pieces_.size() > 1) {
+      index_ += pieces_.size() - 1;
+      total_ = static_cast<std::uint64_t>(last.shard.bytes);
+    }
+    chunk_.clear_more();
     // Of many that wait none keeps memory; of few each may use its own again.
     buffer_ = std::move(*chunk_.mutable_data());
     if (call_.lanes.transfers() > kTransfersWithBuffers) std::string().swap(buffer_);
@@ -144,25 +150,51 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       return Open();
     }
     pacer_.Share(call_.lanes.transfers());
-    const std::uint64_t length = std::min<std::uint64_t>(pacer_.next_bytes(), total_ - offset_);
+    ChoosePieces(pacer_.next_bytes());
     call_.lanes.Ask(
-        pacer_.fast() ? Lane::kFast : Lane::kSlow, length,
-        [this, length](Permit permit) {
+        pacer_.fast() ? Lane::kFast : Lane::kSlow, BytesOf(pieces_),
+        [this](Permit permit) {
           permit_ = std::move(permit);
-          call_.core.ReadShard(
-              fetch_.session, fetch_.shards[index_], offset_, length,
-              [this](Result<std::string> bytes) { Send(std::move(bytes)); },
+          call_.core.ReadShards(
+              fetch_.session, pieces_,
+              [this](Result<std::vector<std::string>> pieces) { Send(std::move(pieces)); },
               std::exchange(buffer_, {}));
         },
         [end = end_] { end->Cancel(); });
   }
 
-  void Send(Result<std::string> bytes) {
-    if (!bytes.ok()) return End(bytes.status());
-    chunk_.set_index(static_cast<int>(index_));
-    chunk_.set_offset(offset_);
-    chunk_.set_crc32c(Crc32c(AsBytes(std::string_view(*bytes))));
-    chunk_.set_data(std::move(bytes).value());
+  // As much of the shard as the chunk takes, and after its end as many whole shards as fit beside
+  // it: a message and its way through the pool cost more than a short shard.
+  void ChoosePieces(std::uint64_t most) {
+    std::uint64_t left = std::min<std::uint64_t>(most, total_ - offset_);
+    pieces_.assign(1, {.shard = fetch_.shards[index_], .offset = offset_, .length = left});
+    if (offset_ + left < total_) return;
+    left = most - left;
+    for (std::size_t next = index_ + 1; next < fetch_.shards.size(); ++next) {
+      const ShardReference& shard = fetch_.shards[next];
+      const auto bytes = static_cast<std::uint64_t>(shard.bytes);
+      // An encoded one may first have to be made.
+      if (shard.encoded() || bytes > left) return;
+      pieces_.push_back({.shard = shard, .offset = 0, .length = bytes});
+      left -= bytes;
+    }
+  }
+
+  static std::uint64_t BytesOf(const std::vector<ShardPiece>& pieces) {
+    std::uint64_t bytes = 0;
+    for (const ShardPiece& piece : pieces) bytes += piece.length;
+    return bytes;
+  }
+
+  void Send(Result<std::vector<std::string>> pieces) {
+    if (!pieces.ok()) return End(pieces.status());
+    for (std::size_t i = 0; i < pieces->size(); ++i) {
+      v1::ShardChunk& chunk = i == 0 ? chunk_ : *chunk_.add_more();
+      chunk.set_index(static_cast<int>(index_ + i));
+      chunk.set_offset(pieces_[i].offset);
+      chunk.set_crc32c(Crc32c(AsBytes(std::string_view((*pieces)[i]))));
+      chunk.set_data(std::move((*pieces)[i]));
+    }
     // Where the reference says the most, this says how many there are.
     chunk_.set_total_bytes(fetch_.shards[index_].zstd ? total_ : 0);
     begin_ = SteadyTime::now();
@@ -182,7 +214,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   Permit permit_;
   SteadyTime::time_point begin_;
   v1::ShardChunk chunk_;
-  std::string buffer_;  // of the last chunk
+  std::vector<ShardPiece> pieces_;  // in it: of the shards from index_ on
+  std::string buffer_;              // of the last chunk
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
   std::uint64_t total_ = 0;  // of the shard at index_, as it travels

@@ -94,12 +94,8 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
 
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    const Status intact =
-        CheckChunk("shard chunk", chunk_.offset(), chunk_.data(), chunk_.crc32c());
-    bytes_ += chunk_.data().size();
-    const Result<ShardReference> shard = ShardOfChunk(chunk_, shards_);
-    if (shard.ok()) lengths_[static_cast<std::size_t>(chunk_.index())] = shard->bytes;
-    if (broken_.ok()) broken_ = intact.ok() ? shard.status() : intact;
+    Take(chunk_);
+    for (const v1::ShardChunk& chunk : chunk_.more()) Take(chunk);
     if (!broken_.ok()) call_.context.TryCancel();
     StartRead(&chunk_);
   }
@@ -122,6 +118,14 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
   }
 
  private:
+  void Take(const v1::ShardChunk& chunk) {
+    const Status intact = CheckChunk("shard chunk", chunk.offset(), chunk.data(), chunk.crc32c());
+    bytes_ += chunk.data().size();
+    const Result<ShardReference> shard = ShardOfChunk(chunk, shards_);
+    if (shard.ok()) lengths_[static_cast<std::size_t>(chunk.index())] = shard->bytes;
+    if (broken_.ok()) broken_ = intact.ok() ? shard.status() : intact;
+  }
+
   ThinClient& client_;
   Call call_;
   const v1::FetchShardsRequest request_;

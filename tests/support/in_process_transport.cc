@@ -134,10 +134,13 @@ Status InProcessTransport::FetchShards(const SessionId& session,
     const auto size = static_cast<std::uint64_t>(shard.bytes);
     for (std::uint64_t offset = 0; offset < size; offset += kPieceBytes) {
       const std::uint64_t length = std::min(kPieceBytes, size - offset);
-      FEDMOE_ASSIGN_OR_RETURN(std::string bytes,
-                              Ask<std::string>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
-                                core.ReadShard(session, shard, offset, length, std::move(done));
-                              }));
+      using Pieces = std::vector<std::string>;
+      FEDMOE_ASSIGN_OR_RETURN(
+          Pieces pieces, Ask<Pieces>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
+            core.ReadShards(session, {{.shard = shard, .offset = offset, .length = length}},
+                            std::move(done));
+          }));
+      std::string bytes = std::move(pieces.at(0));
       if (Chance(faults_.corrupt_shard)) bytes[Below(bytes.size())] ^= 0x10;
       FEDMOE_RETURN_IF_ERROR(sink(shard, offset, AsBytes(std::string_view(bytes))));
     }
