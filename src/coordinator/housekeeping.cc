@@ -30,9 +30,9 @@ Status HouseWork::Do() {
     reports.clear();
   }
   if (!clean_up) return Status::Ok();
-  if (const Status cleaned = spool->RemoveExcept(keep, end); !cleaned.ok()) {
-    spdlog::warn("spool: {}", cleaned.message());
-  }
+  Status cleaned = spool->RemoveExcept(keep, end);
+  if (cleaned.ok() && last) cleaned = spool->Seal();
+  if (!cleaned.ok()) spdlog::warn("spool: {}", cleaned.message());
   if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
@@ -48,13 +48,14 @@ Status HouseWork::Do() {
 
 Status HouseWork::Settle() {
   const std::set<std::string> names = kept->Names();
-  if (names.empty()) return Status::Ok();
+  if (names.empty()) return last ? kept->Seal() : Status::Ok();
   for (const std::string& name : names) {
     const std::string path = JoinPath(directory->CheckpointsPath(), name);
     if (files->Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(*files, path));
   }
   FEDMOE_RETURN_IF_ERROR(files->SyncDirectory(directory->CheckpointsPath()));
-  return kept->Forget(names);
+  FEDMOE_RETURN_IF_ERROR(kept->Forget(names));
+  return last ? kept->Seal() : Status::Ok();
 }
 
 HouseWork CoordinatorCore::DueHouseWork() {
@@ -73,7 +74,8 @@ HouseWork CoordinatorCore::DueHouseWork() {
   work.version = state_.version;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
-  if (SnapshotIsDue() || state_.phase == Phase::kFinished) work.kept = kept_.get();
+  work.last = state_.phase == Phase::kFinished;
+  if (work.last || SnapshotIsDue()) work.kept = kept_.get();
   return work;
 }
 

@@ -37,6 +37,7 @@ struct HouseWork {
   ModelVersion version = 0;
   std::set<ModelVersion> pinned;
   KeptFiles* kept = nullptr;  // if not null, what it keeps is brought to the disk by itself
+  bool last = false;          // no round follows
 
   // The error where reports cannot be written, and then nothing is removed, or checkpoints cannot.
   // Failures to remove are logged.

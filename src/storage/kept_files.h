@@ -37,6 +37,8 @@ class KeptFiles {
   // may be kept again after Open().
   Status Forget(const std::set<std::string>& names);
   std::set<std::string> Names() const;
+  // For the time being nothing more is kept: segments that hold nothing go.
+  Status Seal() { return log_->Seal(); }
 
   // Writes those that are missing in `files`, or not what they were, to their directory. Without a
   // sync: they are still kept. What else stands there stays.

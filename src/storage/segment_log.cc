@@ -159,7 +159,10 @@ Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
     if (current_->failed.ok()) return current_;
   }
   // Whoever syncs a record of the next one has what came before it, too.
-  if (current_ != nullptr) FEDMOE_RETURN_IF_ERROR(SyncSegment(*current_, current_->size));
+  const std::shared_ptr<Segment> last = std::exchange(current_, nullptr);
+  if (last != nullptr && last->size >= kSegmentBytes) {
+    FEDMOE_RETURN_IF_ERROR(SyncSegment(*last, last->size));
+  }
   auto segment = std::make_shared<Segment>();
   segment->number = next_segment_;
   FEDMOE_ASSIGN_OR_RETURN(segment->file, files_.Create(PathOf(segment->number)));
@@ -255,12 +258,27 @@ Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(SegmentKey key) const
       std::make_unique<Slice>(std::move(file), record.offset, record.length));
 }
 
-std::set<std::uint64_t> SegmentLog::EmptySegments() const {
+std::set<std::uint64_t> SegmentLog::TakeEmptySegments() {
   std::set<std::uint64_t> empty = segments_;
   for (const auto& [key, record] : records_) empty.erase(record.segment);
-  // One that is hardly begun goes on.
-  if (current_ != nullptr && current_->size < kSegmentBytes) empty.erase(current_->number);
+  if (current_ != nullptr) empty.erase(current_->number);
+  for (const std::uint64_t segment : empty) {
+    segments_.erase(segment);
+    open_.erase(segment);
+  }
   return empty;
+}
+
+Status SegmentLog::RemoveSegments(const std::set<std::uint64_t>& segments) {
+  Status status;
+  for (const std::uint64_t segment : segments) {
+    const Status removed = files_.Remove(PathOf(segment));
+    if (removed.ok()) continue;
+    status = removed;
+    const std::lock_guard lock(mutex_);
+    segments_.insert(segment);  // to be tried again
+  }
+  return status;
 }
 
 Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end) {
@@ -270,22 +288,19 @@ Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end
     std::erase_if(records_, [&](const auto& entry) {
       return entry.first < end && !keep.contains(entry.first);
     });
-    empty = EmptySegments();
-    for (const std::uint64_t segment : empty) {
-      segments_.erase(segment);
-      open_.erase(segment);
-      if (current_ != nullptr && current_->number == segment) current_ = nullptr;
-    }
+    empty = TakeEmptySegments();
   }
-  Status status;
-  for (const std::uint64_t segment : empty) {
-    const Status removed = files_.Remove(PathOf(segment));
-    if (removed.ok()) continue;
-    status = removed;
+  return RemoveSegments(empty);
+}
+
+Status SegmentLog::Seal() {
+  std::set<std::uint64_t> empty;
+  {
     const std::lock_guard lock(mutex_);
-    segments_.insert(segment);  // to be tried again
+    current_ = nullptr;
+    empty = TakeEmptySegments();
   }
-  return status;
+  return RemoveSegments(empty);
 }
 
 }  // namespace fedmoe

@@ -34,8 +34,8 @@ class SegmentLog {
   static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory);
   ~SegmentLog();
 
-  // Durable once Sync() of the place has returned OK, as is all that was appended before it. After
-  // an error nothing is there.
+  // Durable once Sync() of the place has returned OK, as is all that was appended before it without
+  // an error. After an error nothing is there, and the next record goes into another segment.
   Result<SegmentPlace> Append(SegmentKey key, std::span<const std::byte> bytes);
   // One sync of the disk serves all who wait at the time.
   Status Sync(const SegmentPlace& place);
@@ -47,6 +47,8 @@ class SegmentLog {
   // Forgets every key below `end` but those of `keep`, and removes the segments that then have
   // none. What was forgotten may be there again after Open().
   Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end);
+  // For the time being nothing more comes: the segment in hand is removed too if it holds nothing.
+  Status Seal();
 
  private:
   struct Record {
@@ -62,8 +64,9 @@ class SegmentLog {
   static Status SyncSegment(Segment& segment, std::uint64_t end);
   // With mutex_ held: the segment that takes a record next.
   Result<std::shared_ptr<Segment>> Current();
-  // With mutex_ held: the names of segments that hold nothing.
-  std::set<std::uint64_t> EmptySegments() const;
+  // With mutex_ held: takes the segments that hold nothing, and no more are written to, off.
+  std::set<std::uint64_t> TakeEmptySegments();
+  Status RemoveSegments(const std::set<std::uint64_t>& segments);
 
   FileSystem& files_;
   const std::string directory_;

@@ -59,6 +59,8 @@ class Spool {
   // Removes every kept update of a task below `end` except those of `keep`.
   Status RemoveExcept(const std::set<TaskId>& keep,
                       TaskId end = std::numeric_limits<TaskId>::max());
+  // For the time being no more updates come: nothing that is not needed stays.
+  Status Seal() { return segments_->Seal(); }
 
  private:
   Spool(FileSystem& files, std::string directory, const SpoolOptions& options)

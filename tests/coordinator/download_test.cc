@@ -160,6 +160,7 @@ TEST(DownloadTest, ARestartServesTheSameBytes) {
 // Behind the back of a coordinator that has checked its files.
 TEST(DownloadTest, ADamagedFileIsMadeAgainWhenAClientSaysSo) {
   CoreOptions options = EncodedOptions(kInt8);
+  options.small_bytes = 0;  // with files of their own
   options.run.participation.min_clients = 1;
   Fleet fleet(options, 1);
   ASSERT_OK(fleet.coordinator.Start());

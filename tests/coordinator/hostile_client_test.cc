@@ -25,6 +25,7 @@ class HostileClientTest : public ::testing::Test {
   static CoreOptions Options() {
     CoreOptions options = FleetOptions();
     options.run.deterministic = false;
+    options.small_bytes = 0;  // updates have files that can be looked at
     options.run.rounds = 1;
     options.run.participation = {.min_clients = 2,
                                  .quorum = 0.5,
@@ -174,11 +175,11 @@ TEST_F(HostileClientTest, ASpoolFileIsNamedByItsTaskAlone) {
   TakeTasks();
   const Result<UploadStart> start = Begin(128);
   ASSERT_OK(start.status());
+  EXPECT_OK(Append(*start->upload, "x"));
   const std::vector<std::string> names = Spool();
   ASSERT_EQ(names.size(), 1u);
   const std::string task = "000" + std::to_string(hostile.task.task);
   EXPECT_TRUE(std::regex_match(names[0], std::regex(task + "\\.[0-9]+-[0-9]+\\.tmp"))) << names[0];
-  start->upload->Append("x", [](const Status&) {});
   const Result<Verdict> verdict = hostile.Submit(hostile.Answer());
   ASSERT_OK(verdict.status());
   EXPECT_TRUE(verdict->accepted()) << verdict->detail;

@@ -140,9 +140,16 @@ class NoSpaceFor final : public ForwardingFileSystem {
   const std::string part_;
 };
 
+// Every version has files of its own at once.
+CoreOptions LargeOptions() {
+  CoreOptions options = FleetOptions();
+  options.small_bytes = 0;
+  return options;
+}
+
 TEST(RecoveryTest, AFullDiskAtTheCheckpointStopsTheRunAndARestartCompletesIt) {
   NoSpaceFor files("checkpoints/000002");
-  Fleet fleet(FleetOptions(), 4, files);
+  Fleet fleet(LargeOptions(), 4, files);
   const RunSummary failed = fleet.RunToEnd();
   EXPECT_EQ(failed.status, "failed");
   EXPECT_EQ(failed.rounds, 1);
@@ -161,12 +168,41 @@ TEST(RecoveryTest, AFullDiskAtTheCheckpointStopsTheRunAndARestartCompletesIt) {
 
 TEST(RecoveryTest, AFullDiskAtTheManifestStopsTheRunAndARestartCompletesIt) {
   NoSpaceFor files("checkpoints/000003.json");
-  Fleet fleet(FleetOptions(), 4, files);
+  Fleet fleet(LargeOptions(), 4, files);
   const RunSummary failed = fleet.RunToEnd();
   EXPECT_EQ(failed.status, "failed");
   EXPECT_EQ(failed.rounds, 2);
   EXPECT_THAT(failed.detail, HasSubstr("checkpoint of round 3 failed: "));
   EXPECT_THAT(failed.detail, HasSubstr("No space left on device"));
+  fleet.CrashClients();
+  fleet.coordinator.Kill();
+  files.full = false;
+  EXPECT_EQ(fleet.RunToEnd().model_digest, UndisturbedDigest());
+}
+
+TEST(RecoveryTest, ASmallVersionWithoutFilesIsNotACompletedRun) {
+  NoSpaceFor files("checkpoints/000003.json");
+  Fleet fleet(FleetOptions(), 4, files);
+  const RunSummary failed = fleet.RunToEnd();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_EQ(failed.rounds, 3);
+  EXPECT_EQ(failed.detail, "RESOURCE_EXHAUSTED: create " + fleet.Path("checkpoints/000003.json") +
+                               ": No space left on device");
+  fleet.CrashClients();
+  fleet.coordinator.Kill();
+  files.full = false;
+  EXPECT_EQ(fleet.RunToEnd().model_digest, UndisturbedDigest());
+  EXPECT_TRUE(PosixFileSystem().Exists(fleet.Path("checkpoints/000003.json")));
+}
+
+TEST(RecoveryTest, ASegmentThatCannotBeWrittenStopsTheRunAndARestartCompletesIt) {
+  NoSpaceFor files("checkpoints/1.segment");
+  Fleet fleet(FleetOptions(), 4, files);
+  const RunSummary failed = fleet.RunToEnd();
+  EXPECT_EQ(failed.status, "failed");
+  EXPECT_EQ(failed.rounds, 0);
+  EXPECT_EQ(failed.detail, "aggregation of round 1 failed: create " +
+                               fleet.Path("checkpoints/1.segment") + ": No space left on device");
   fleet.CrashClients();
   fleet.coordinator.Kill();
   files.full = false;

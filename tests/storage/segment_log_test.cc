@@ -1,0 +1,183 @@
+#include "storage/segment_log.h"
+
+#include <filesystem>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "common/unsynced_file_system.h"
+#include "storage/kept_files.h"
+#include "tests/storage/storage_support.h"
+#include "tests/support/fault_file_system.h"
+#include "tests/support/temp_dir.h"
+
+namespace fedmoe {
+namespace {
+
+using Fault = FaultFileSystem::Fault;
+
+class SegmentLogTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<SegmentLog> Open() {
+    auto log = SegmentLog::Open(files_, directory_.path());
+    EXPECT_OK(log.status());
+    return log.ok() ? std::move(log).value() : nullptr;
+  }
+  static void Append(SegmentLog& log, SegmentKey key, const std::string& text) {
+    const auto place = log.Append(key, AsBytes(text));
+    ASSERT_OK(place.status());
+    ASSERT_OK(log.Sync(*place));
+  }
+  static std::string Read(const SegmentLog& log, SegmentKey key) {
+    const auto file = log.Read(key);
+    if (!file.ok()) return file.status().ToString();
+    std::string text((*file)->Size().value(), '\0');
+    EXPECT_OK((*file)->ReadAt(0, std::as_writable_bytes(std::span(text))));
+    return text;
+  }
+  std::vector<std::string> Names() { return disk_.List(directory_.path()).value(); }
+
+  TempDir directory_;
+  UnsyncedFileSystem disk_{PosixFileSystem()};
+  FaultFileSystem files_{disk_};
+};
+
+TEST_F(SegmentLogTest, KeepsRecordsAcrossOpening) {
+  {
+    const auto log = Open();
+    Append(*log, 7, "seven");
+    Append(*log, 3, "");
+    Append(*log, 7, "seven again");
+  }
+  const auto log = Open();
+  EXPECT_EQ(log->Keys(), (std::vector<SegmentKey>{3, 7}));
+  EXPECT_EQ(Read(*log, 7), "seven again");
+  EXPECT_EQ(Read(*log, 3), "");
+  EXPECT_TRUE(log->Has(3));
+  EXPECT_FALSE(log->Has(4));
+  EXPECT_EQ(Read(*log, 4), "NOT_FOUND: " + directory_.path() + ": no record 4");
+  Append(*log, 4, "four");
+  EXPECT_EQ(Read(*Open(), 4), "four");
+}
+
+TEST_F(SegmentLogTest, PassesOverWhatACrashCutAtAnyByte) {
+  {
+    const auto log = Open();
+    Append(*log, 1, "one");
+    Append(*log, 2, "two");
+  }
+  const std::string path = directory_.File("1.segment");
+  const std::string whole = ReadAll(path);
+  for (std::size_t length = 0; length <= whole.size(); ++length) {
+    WriteAll(path, whole.substr(0, length));
+    const auto log = Open();
+    EXPECT_EQ(log->Has(1), length >= whole.size() / 2) << length;
+    EXPECT_EQ(log->Has(2), length == whole.size()) << length;
+  }
+}
+
+TEST_F(SegmentLogTest, PassesOverWhatIsDamaged) {
+  {
+    const auto log = Open();
+    Append(*log, 1, "one");
+    Append(*log, 2, "two");
+  }
+  const std::string path = directory_.File("1.segment");
+  const std::string whole = ReadAll(path);
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x20);
+    WriteAll(path, damaged);
+    const auto log = Open();
+    const bool in_first = at < whole.size() / 2;
+    EXPECT_EQ(log->Has(1), !in_first) << at;
+    EXPECT_TRUE(in_first || !log->Has(2)) << at;
+    for (const SegmentKey key : log->Keys()) EXPECT_EQ(Read(*log, key), key == 1 ? "one" : "two");
+  }
+}
+
+TEST_F(SegmentLogTest, RemovesSegmentsThatNothingNeeds) {
+  const auto log = Open();
+  const std::string large(5 << 20, 'x');
+  for (const SegmentKey key : {1, 2, 3, 4}) Append(*log, key, large);
+  EXPECT_EQ(Names(), (std::vector<std::string>{"1.segment", "2.segment"}));
+  ASSERT_OK(log->RemoveExcept({4}, 4));
+  EXPECT_EQ(Names(), std::vector<std::string>{"2.segment"});
+  EXPECT_FALSE(log->Has(3));
+  EXPECT_EQ(Read(*log, 4), large);
+  Append(*log, 5, "goes on");
+  ASSERT_OK(log->RemoveExcept({}, 100));
+  EXPECT_EQ(Names(), std::vector<std::string>{"3.segment"}) << "it takes the next record";
+  ASSERT_OK(log->Seal());
+  EXPECT_EQ(Names(), std::vector<std::string>{});
+  Append(*log, 6, "goes on");
+  ASSERT_OK(log->Seal());
+  EXPECT_EQ(Names(), std::vector<std::string>{"4.segment"}) << "it holds something";
+}
+
+TEST_F(SegmentLogTest, OneSyncServesAllWhoWait) {
+  const auto log = Open();
+  std::vector<SegmentPlace> places;
+  for (SegmentKey key = 1; key <= 4; ++key) {
+    places.push_back(log->Append(key, AsBytes("record")).value());
+  }
+  const std::int64_t before = files_.operations();
+  std::vector<std::jthread> threads;
+  for (const SegmentPlace& place : places) {
+    threads.emplace_back([&log, place] { EXPECT_OK(log->Sync(place)); });
+  }
+  threads.clear();
+  EXPECT_EQ(files_.operations(), before + 1);
+}
+
+TEST_F(SegmentLogTest, AFaultAtAnyOperationLosesNothingThatWasSynced) {
+  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite,
+                            Fault::kSyncFails}) {
+    for (std::int64_t index = 0;; ++index) {
+      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
+                   std::to_string(index));
+      for (const std::string& name : Names()) ASSERT_OK(disk_.Remove(directory_.File(name)));
+      const auto log = Open();
+      const std::int64_t begin = files_.operations(), faults = files_.faults();
+      files_.FailAt(begin + index, fault);
+      std::set<SegmentKey> synced;
+      for (const SegmentKey key : {1, 2, 3}) {
+        const auto place = log->Append(key, AsBytes("record " + std::to_string(key)));
+        if (place.ok() && log->Sync(*place).ok()) synced.insert(key);
+      }
+      const bool past_the_end = files_.operations() <= begin + index;
+      files_.Clear();
+      EXPECT_GE(synced.size(), files_.faults() == faults ? 3u : 2u);
+      const auto again = Open();
+      for (const SegmentKey key : synced) EXPECT_EQ(Read(*again, key), "record " + std::to_string(key));
+      if (past_the_end) break;
+    }
+  }
+}
+
+TEST_F(SegmentLogTest, FilesAreKeptUntilTheyAreForgotten) {
+  {
+    const auto kept = KeptFiles::Open(files_, directory_.path());
+    ASSERT_OK(kept.status());
+    ASSERT_OK((*kept)->Keep({{.name = "a", .bytes = "first"}, {.name = "b", .bytes = "b"}}));
+    ASSERT_OK((*kept)->Keep({{.name = "a", .bytes = "second"}, {.name = "c", .bytes = ""}}));
+    ASSERT_OK((*kept)->Forget({"b", "never"}));
+  }
+  WriteAll(directory_.File("a"), "torn");
+  const auto kept = KeptFiles::Open(files_, directory_.path());
+  ASSERT_OK(kept.status());
+  ASSERT_OK((*kept)->Restore(disk_));
+  EXPECT_EQ(ReadAll(directory_.File("a")), "second");
+  EXPECT_EQ(ReadAll(directory_.File("c")), "");
+  ASSERT_OK((*kept)->Forget((*kept)->Names()));
+  EXPECT_EQ((*kept)->Names(), std::set<std::string>{});
+}
+
+TEST_F(SegmentLogTest, ARecordWithoutAFilesNameIsNotRestored) {
+  Append(*Open(), 1, std::string("../x\0y", 6));
+  EXPECT_EQ(KeptFiles::Open(files_, directory_.path()).status().ToString(),
+            "DATA_LOSS: " + directory_.path() + ": record 1 has no file's name");
+}
+
+}  // namespace
+}  // namespace fedmoe
