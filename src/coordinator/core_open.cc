@@ -124,6 +124,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
     }
   }
   FEDMOE_RETURN_IF_ERROR(OpenFiles(state_.version));
+  clean_up_due_ = true;  // what the last process left to do
   // The coordinator's own clock stood still while none ran.
   base_ms_ = state_.now_ms;
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
