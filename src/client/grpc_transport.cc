@@ -318,8 +318,8 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
       call.context(), FetchToProto(session, left, progress.offset, progress.damaged));
   const auto take = [&](const v1::ShardChunk& chunk) -> Status {
     FEDMOE_ASSIGN_OR_RETURN(const ShardReference shard, ShardOfChunk(chunk, left));
-    FEDMOE_RETURN_IF_ERROR(CheckChunk(fmt::format("chunk of shard {}", shard.shard),
-                                      chunk.offset(), chunk.data(), chunk.crc32c()));
+    FEDMOE_RETURN_IF_ERROR(CheckChunk(fmt::format("chunk of shard {}", shard.shard), chunk.offset(),
+                                      chunk.data(), chunk.crc32c()));
     FEDMOE_RETURN_IF_ERROR(sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data()))));
     const std::uint64_t end = chunk.offset() + chunk.data().size();
     const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);

@@ -20,7 +20,8 @@ class MemoryRegion final : public MappedRegion {
 
 class MemoryFile final : public RandomAccessFile {
  public:
-  MemoryFile(std::string path, MemoryBytes bytes) : path_(std::move(path)), bytes_(std::move(bytes)) {}
+  MemoryFile(std::string path, MemoryBytes bytes)
+      : path_(std::move(path)), bytes_(std::move(bytes)) {}
   Result<std::uint64_t> Size() const override { return bytes_->size(); }
   Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
     FEDMOE_RETURN_IF_ERROR(CheckRange("read", offset, out.size()));

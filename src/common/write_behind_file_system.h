@@ -16,9 +16,9 @@
 namespace fedmoe {
 
 // A file that is created where there is none stays in memory until it is synced, outgrows
-// `max_file_bytes`, or all together would outgrow `max_bytes`; then it goes to `base`, for good, under
-// the name that it has. Who needs more than that of a file in memory to survive a crash must keep its
-// bytes elsewhere: a sync of the directory alone does not bring it to the disk.
+// `max_file_bytes`, or all together would outgrow `max_bytes`; then it goes to `base`, for good,
+// under the name that it has. Who needs more than that of a file in memory to survive a crash must
+// keep its bytes elsewhere: a sync of the directory alone does not bring it to the disk.
 //
 // Thread-safe, with one writer a file. Errors are the base's; a file that could not go to the disk
 // stays in memory.

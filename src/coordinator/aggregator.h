@@ -21,8 +21,7 @@ namespace fedmoe {
 Result<Manifest> AggregateRound(const ModelSpec& spec, const AggregationOptions& options,
                                 const AggregationPlan& plan, ModelVersion version,
                                 const Manifest& base, Spool& spool, ShardStore& store,
-                                const ParallelFor& parallel = {},
-                                Syncing syncing = Syncing::kNow);
+                                const ParallelFor& parallel = {}, Syncing syncing = Syncing::kNow);
 
 // Version 0, from the run's seed, or where `upcycling` is not null from what it gives.
 Result<Manifest> StageInitialModel(const ModelSpec& spec, std::uint64_t seed, ShardStore& store,

@@ -187,9 +187,8 @@ void CoordinatorCore::GiveReplies(std::vector<std::function<void(const fedmoe::S
   while (!replies.empty()) {
     for (auto& reply : replies) {
       // Nothing may be acknowledged that is not durable.
-      reply(fatal_.ok()
-                ? fedmoe::Status::Ok()
-                : Unavailable("the coordinator has failed: " + fatal_.message()));
+      reply(fatal_.ok() ? fedmoe::Status::Ok()
+                        : Unavailable("the coordinator has failed: " + fatal_.message()));
     }
     replies.clear();
     if (!journal_dirty_ || !fatal_.ok()) replies = std::exchange(deferred_, {});

@@ -167,8 +167,8 @@ class CoordinatorCore {
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // ---- Downloads (core_shards.cc).
-  // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of an
-  // encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
+  // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of
+  // an encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
   // what is stored is checked. NOT_FOUND; FAILED_PRECONDITION for an encoding that is not the
   // run's.
   void OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
@@ -332,11 +332,11 @@ class CoordinatorCore {
 
   std::unique_ptr<Journal> journal_;
   WriteBehindFileSystem quick_files_;  // over files_: of the store and the spool
-  std::unique_ptr<KeptFiles> kept_;  // versions that have no files yet
+  std::unique_ptr<KeptFiles> kept_;    // versions that have no files yet
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<EncodedStore> encoded_;  // null: shards travel as they are
   std::unique_ptr<Spool> spool_;
-  std::shared_ptr<WorkerPool> pool_;   // uploads may outlive the core
+  std::shared_ptr<WorkerPool> pool_;    // uploads may outlive the core
   std::unique_ptr<WorkerPool> syncs_;   // waits for the disk
   std::unique_ptr<WorkerPool> writer_;  // writes the journal while the round thread goes on
   CommandQueue queue_;
@@ -348,10 +348,10 @@ class CoordinatorCore {
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
   std::shared_ptr<PendingCommit> commit_;  // under way; only it touches the journal's database then
-  bool snapshot_due_ = false;     // a round was committed since the last one
-  bool clean_up_due_ = false;     // since the last housekeeping
-  int commits_ = 0;               // since the last snapshot
-  Milliseconds snapshot_ms_ = 0;  // when that was
+  bool snapshot_due_ = false;              // a round was committed since the last one
+  bool clean_up_due_ = false;              // since the last housekeeping
+  int commits_ = 0;                        // since the last snapshot
+  Milliseconds snapshot_ms_ = 0;           // when that was
   Milliseconds portion_ms_ = -kLongAgoMs;  // when the last housekeeping began
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
@@ -374,7 +374,7 @@ class CoordinatorCore {
   void CommitSmallVersion(RoundNumber round);
   std::optional<StagedVersion> staged_;
   std::vector<Event> following_;  // that actions of the event in hand have brought about
-  std::set<ClientId> told_;  // know that the run is over
+  std::set<ClientId> told_;       // know that the run is over
   Milliseconds linger_until_ms_ = 0;
   RunSummary summary_;
   std::uint64_t reported_down_ = 0, reported_up_ = 0;

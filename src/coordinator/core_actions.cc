@@ -128,8 +128,8 @@ void CoordinatorCore::On(Aggregate& action) {
     const auto staged = std::make_shared<Result<StagedVersion>>(Stage(action));
     Post([this, round = action.round, staged] {
       if (!staged->ok()) {
-        return Handle(AggregationFailed{
-            .at_ms = Now(), .round = round, .error = staged->status().message()});
+        return Handle(
+            AggregationFailed{.at_ms = Now(), .round = round, .error = staged->status().message()});
       }
       staged_ = std::move(*staged).value();
       Handle(Aggregated{.at_ms = Now(), .round = round, .shards = staged_->manifest.Digests()});
@@ -143,8 +143,7 @@ Result<CoordinatorCore::StagedVersion> CoordinatorCore::Stage(const Aggregate& a
   const AggregationOptions& options = options_.run.aggregation;
   StagedVersion staged;
   const bool small = store_->StagedBytes(action.plan.changed_shards,
-                                         MomentCount(options.optimizer)) <=
-                     options_.small_bytes;
+                                         MomentCount(options.optimizer)) <= options_.small_bytes;
   if (small) staged.syncing = Syncing::kLater;
   FEDMOE_ASSIGN_OR_RETURN(
       staged.manifest,

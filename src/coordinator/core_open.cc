@@ -67,9 +67,8 @@ fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
   const std::string checkpoints = directory_.CheckpointsPath();
   FEDMOE_ASSIGN_OR_RETURN(kept_, KeptFiles::Open(files_, checkpoints));
   FEDMOE_RETURN_IF_ERROR(kept_->Restore(quick_files_));
-  FEDMOE_ASSIGN_OR_RETURN(store_,
-                          ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
-                                           {.newest = newest, .restored = kept_->Names()}));
+  FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
+                                                   {.newest = newest, .restored = kept_->Names()}));
   if (options_.run.training.download.encoded()) {
     FEDMOE_ASSIGN_OR_RETURN(encoded_, EncodedStore::Open(quick_files_, directory_.EncodedPath(),
                                                          options_.run.spec, *store_));

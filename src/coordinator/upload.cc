@@ -45,9 +45,9 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
     DropFile(std::move(parked));
     parked = spool_->Begin(header.task, header.total_bytes);
   }
-  reply(UploadStart{.verdict = std::nullopt,
-                    .upload = std::make_shared<Upload>(*this, session, task, header,
-                                                       std::move(parked), ticket)});
+  reply(UploadStart{
+      .verdict = std::nullopt,
+      .upload = std::make_shared<Upload>(*this, session, task, header, std::move(parked), ticket)});
 }
 
 // ---- Transfers that were cut. On the round thread, but for Park().

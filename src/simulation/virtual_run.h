@@ -15,11 +15,11 @@
 
 #include "client/client_state.h"
 #include "common/file_system.h"
+#include "common/memory_file_system.h"
 #include "common/result.h"
 #include "config/coordinator_config.h"
 #include "coordinator/core.h"
 #include "federation/round_machine.h"
-#include "common/memory_file_system.h"
 #include "simulation/population.h"
 #include "simulation/run_times.h"
 #include "simulation/task_pool.h"

@@ -23,8 +23,8 @@ struct RecoveredRun {
   std::vector<Event> events;  // since the snapshot, in order
 };
 
-// Used by one thread at a time, but for Append() and Take(), which may run beside Write(). WAL mode;
-// what Commit() and Write() returned OK for survives a power cut where durability is full.
+// Used by one thread at a time, but for Append() and Take(), which may run beside Write(). WAL
+// mode; what Commit() and Write() returned OK for survives a power cut where durability is full.
 class Journal {
  public:
   // Creates or opens. FAILED_PRECONDITION "PATH: journal schema N, this build reads M: resume with

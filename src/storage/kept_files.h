@@ -1,5 +1,5 @@
-// Small files whose bytes are kept in segments until they are on the disk by themselves. A version of
-// the model that is soon replaced costs one sync, and never a file of its own.
+// Small files whose bytes are kept in segments until they are on the disk by themselves. A version
+// of the model that is soon replaced costs one sync, and never a file of its own.
 #pragma once
 
 #include <cstdint>

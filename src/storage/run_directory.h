@@ -49,9 +49,9 @@ class RunDirectory {
 
   Status WriteConfig(const std::string& yaml);      // config.yaml
   Status WriteAddress(const std::string& address);  // address: host:port that the server listens on
-  // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once), with
-  // one sync of each for all reports. A report whose round stands there already (after a resume) is
-  // not written twice. After an error they may be given again.
+  // rounds.jsonl and assignments.csv (round,client,expert,fitness,reason; header written once),
+  // with one sync of each for all reports. A report whose round stands there already (after a
+  // resume) is not written twice. After an error they may be given again.
   Status AppendReports(const std::vector<RoundReport>& reports);
   Status AppendReport(const RoundReport& report) { return AppendReports({report}); }
   Status WriteSummary(const RunSummary& summary);  // summary.json

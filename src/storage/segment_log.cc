@@ -187,9 +187,8 @@ Result<SegmentPlace> SegmentLog::Append(SegmentKey key, std::span<const std::byt
     current_ = nullptr;
     return written;
   }
-  records_[key] = {.segment = segment->number,
-                   .offset = segment->size + kHeaderBytes,
-                   .length = bytes.size()};
+  records_[key] = {
+      .segment = segment->number, .offset = segment->size + kHeaderBytes, .length = bytes.size()};
   segment->size += record.size();
   const std::lock_guard written(segment->mutex);
   segment->written = segment->size;

@@ -1,5 +1,5 @@
-// Small blobs one after another in few files: what each of them would cost the disk as a file of its
-// own, its making, its name and its removal, they share. The spool's small updates. Format:
+// Small blobs one after another in few files: what each of them would cost the disk as a file of
+// its own, its making, its name and its removal, they share. The spool's small updates. Format:
 // docs/update_format.md.
 #pragma once
 
@@ -29,8 +29,8 @@ struct SegmentPlace {
 // Thread-safe.
 class SegmentLog {
  public:
-  // Reads the records of the segments in `directory`: of each key the last one that is whole. What a
-  // crash left at the end of a segment is passed over.
+  // Reads the records of the segments in `directory`: of each key the last one that is whole. What
+  // a crash left at the end of a segment is passed over.
   static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory);
   ~SegmentLog();
 
@@ -72,7 +72,7 @@ class SegmentLog {
   const std::string directory_;
   mutable std::mutex mutex_;
   std::map<SegmentKey, Record> records_;
-  std::set<std::uint64_t> segments_;  // on the disk
+  std::set<std::uint64_t> segments_;                        // on the disk
   std::map<std::uint64_t, std::shared_ptr<Segment>> open_;  // written to by this object
   std::shared_ptr<Segment> current_;
   std::uint64_t next_segment_ = 1;

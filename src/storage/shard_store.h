@@ -8,8 +8,8 @@
 //   checkpoints/000012.json          the manifest; written last, atomically: a version exists if
 //                                    and only if its manifest does
 //
-// A version is synced when it is staged and committed (Syncing::kNow), or by whoever commits it, who
-// keeps its files' bytes elsewhere until then (kLater).
+// A version is synced when it is staged and committed (Syncing::kNow), or by whoever commits it,
+// who keeps its files' bytes elsewhere until then (kLater).
 #pragma once
 
 #include <cstdint>
@@ -95,8 +95,7 @@ class ShardStore {
   // memory in pieces only. `base` may be null where `changed` has every shard. Staging a version
   // again replaces what was staged. Errors leave no version behind.
   Result<Manifest> Stage(ModelVersion version, const Manifest* base,
-                         const std::vector<ShardContent>& changed,
-                         Syncing syncing = Syncing::kNow);
+                         const std::vector<ShardContent>& changed, Syncing syncing = Syncing::kNow);
   // Bytes of the tensors that Stage() writes for these shards.
   std::uint64_t StagedBytes(const std::vector<int>& shards, int moment_count) const;
   // The files that Commit() will give their names, whole: for small versions.

@@ -113,7 +113,7 @@ class SpooledUpdate final : public IncomingUpdate {
   TaskId task_;
   std::uint64_t announced_bytes_;
   std::string temporary_;
-  SegmentLog* const segments_;          // null: it gets a file of its own
+  SegmentLog* const segments_;         // null: it gets a file of its own
   std::optional<SegmentPlace> place_;  // where it was kept in them
   std::unique_ptr<WritableFile> file_;
   std::uint64_t size_ = 0;

@@ -5,8 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/unsynced_file_system.h"
 #include "common/memory_file_system.h"
+#include "common/unsynced_file_system.h"
 #include "storage/spool.h"
 #include "tests/support/temp_dir.h"
 

@@ -131,8 +131,8 @@ TEST_F(SegmentLogTest, OneSyncServesAllWhoWait) {
 }
 
 TEST_F(SegmentLogTest, AFaultAtAnyOperationLosesNothingThatWasSynced) {
-  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite,
-                            Fault::kSyncFails}) {
+  for (const Fault fault :
+       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
     for (std::int64_t index = 0;; ++index) {
       SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
                    std::to_string(index));
@@ -149,7 +149,8 @@ TEST_F(SegmentLogTest, AFaultAtAnyOperationLosesNothingThatWasSynced) {
       files_.Clear();
       EXPECT_GE(synced.size(), files_.faults() == faults ? 3u : 2u);
       const auto again = Open();
-      for (const SegmentKey key : synced) EXPECT_EQ(Read(*again, key), "record " + std::to_string(key));
+      for (const SegmentKey key : synced)
+        EXPECT_EQ(Read(*again, key), "record " + std::to_string(key));
       if (past_the_end) break;
     }
   }

@@ -299,8 +299,7 @@ TEST_F(ShardStoreTest, TellsTheFilesOfAVersionThatIsSyncedLater) {
   ASSERT_OK(store->Commit(staged, Syncing::kLater));
   ASSERT_EQ(contents.size(), 3u);
   for (const auto& [name, content] : contents) EXPECT_EQ(ReadAll(path_ + "/" + name), content);
-  EXPECT_EQ(store->StagedBytes({1}, 2),
-            3 * static_cast<std::uint64_t>(spec_.ShardBytes(1)));
+  EXPECT_EQ(store->StagedBytes({1}, 2), 3 * static_cast<std::uint64_t>(spec_.ShardBytes(1)));
   // As after a power cut, and put back.
   for (const auto& [name, content] : contents) WriteAll(path_ + "/" + name, "");
   for (const auto& [name, content] : contents) WriteAll(path_ + "/" + name, content);
