@@ -66,5 +66,7 @@ function(fedmoe_test name)
   target_compile_definitions(${name} PRIVATE FEDMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                              FEDMOE_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  # A program of libtorch that is not in the page cache takes a while to load.
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 120
+                       PROPERTIES TIMEOUT ${ARG_TIMEOUT})
 endfunction()
