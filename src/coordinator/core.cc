@@ -66,7 +66,7 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
   };
   if (!polls_.empty()) earlier(next_poll_end_ms_);
   if (state_.phase == Phase::kFinished && !Finished()) earlier(linger_until_ms_);
-  if (const Milliseconds portion = NextPortionMs(); portion >= 0) earlier(portion);
+  if (const auto portion = NextPortionMs()) earlier(*portion);
   return wake;
 }
 

@@ -37,8 +37,6 @@
 
 namespace fedmoe {
 
-inline constexpr Milliseconds kLongAgoMs = Milliseconds{1} << 40;
-
 // The journal's fact of the version with which the run was over for its clients, too: all were
 // told, or had the time to ask.
 inline constexpr char kToldFact[] = "told_of_end";
@@ -263,8 +261,8 @@ class CoordinatorCore {
   fedmoe::Status TakeHousekeeping();
   fedmoe::Status PutBack(HouseWork work, const fedmoe::Status& status);
   bool SnapshotIsDue() const;
-  // When it is time for it; negative: nothing is due, or it is under way.
-  Milliseconds NextPortionMs() const;
+  // When it is time for it; nullopt: nothing is due, or it is under way.
+  std::optional<Milliseconds> NextPortionMs() const;
   // All that is due, here and now: while none is under way.
   fedmoe::Status KeepHouseNow();
   fedmoe::Status TakeSnapshot();
@@ -352,7 +350,7 @@ class CoordinatorCore {
   bool clean_up_due_ = false;              // since the last housekeeping
   int commits_ = 0;                        // since the last snapshot
   Milliseconds snapshot_ms_ = 0;           // when that was
-  Milliseconds portion_ms_ = -kLongAgoMs;  // when the last housekeeping began
+  std::optional<Milliseconds> portion_ms_;  // when the last housekeeping began
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
   std::vector<RoundReport> reports_;  // not yet in the run directory

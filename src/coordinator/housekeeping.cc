@@ -83,17 +83,17 @@ bool CoordinatorCore::SnapshotIsDue() const {
   return commits_ >= kCommitsPerSnapshot || Now() - snapshot_ms_ >= kSnapshotMs;
 }
 
-Milliseconds CoordinatorCore::NextPortionMs() const {
-  if (house_->busy() || (reports_.empty() && !clean_up_due_)) return -1;
-  return portion_ms_ + kPortionMs;
+std::optional<Milliseconds> CoordinatorCore::NextPortionMs() const {
+  if (house_->busy() || (reports_.empty() && !clean_up_due_)) return std::nullopt;
+  return portion_ms_ ? *portion_ms_ + kPortionMs : Milliseconds{0};
 }
 
 void CoordinatorCore::KeepHouse() {
   if (!fatal_.ok() || house_->busy()) return;
   // Of a portion that has ended and whose word is still on its way, too: nothing of it may be lost.
   static_cast<void>(TakeHousekeeping());
-  const Milliseconds due_ms = NextPortionMs();
-  if (due_ms < 0 || Now() < due_ms) return;
+  const std::optional<Milliseconds> due_ms = NextPortionMs();
+  if (!due_ms || Now() < *due_ms) return;
   portion_ms_ = Now();
   house_->Begin();
   pool_->Run([this, work = DueHouseWork()]() mutable {

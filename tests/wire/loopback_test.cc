@@ -307,9 +307,23 @@ TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
   ASSERT_TRUE(reader->Read(&chunk));
   EXPECT_EQ(chunk.index(), 0);
   EXPECT_EQ(chunk.offset(), 1'000'000U);
-  std::uint64_t bytes = chunk.data().size();
-  while (reader->Read(&chunk)) bytes += chunk.data().size();
+  std::uint64_t bytes = 0;
+  int together = 0;
+  do {
+    bytes += chunk.data().size();
+    int index = chunk.index();
+    for (const v1::ShardChunk& next : chunk.more()) {
+      EXPECT_EQ(next.index(), ++index);
+      EXPECT_EQ(next.offset(), 0U);
+      EXPECT_EQ(next.crc32c(), Crc32c(AsBytes(std::string_view(next.data()))));
+      EXPECT_EQ(next.data().size(),
+                static_cast<std::uint64_t>(task.shards.at(static_cast<std::size_t>(index)).bytes));
+      bytes += next.data().size();
+      ++together;
+    }
+  } while (reader->Read(&chunk));
   EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_GT(together, 0) << "short shards travel with what is before them";
   std::uint64_t all = 0;
   for (const ShardReference& shard : task.shards) all += static_cast<std::uint64_t>(shard.bytes);
   EXPECT_EQ(bytes, all - 1'000'000U);
