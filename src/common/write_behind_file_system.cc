@@ -7,10 +7,10 @@
 
 namespace fedmoe {
 
-// In memory as long as `file` is null.
 struct WriteBehindFileSystem::Entry {
   std::string path;
   bool removed = false;
+  bool settled = false;  // on the disk; `file` until it is closed
   MemoryBytes bytes = std::make_shared<std::vector<std::byte>>();
   std::unique_ptr<WritableFile> file;
 };
@@ -24,7 +24,7 @@ class WriteBehindFileSystem::File final : public WritableFile {
   Status Append(std::span<const std::byte> bytes) override {
     {
       const std::lock_guard lock(owner_.mutex_);
-      if (entry_->file == nullptr) {
+      if (!entry_->settled) {
         const std::uint64_t size = entry_->bytes->size() + bytes.size();
         const bool fits = size <= owner_.limits_.max_file_bytes &&
                           owner_.bytes_ + bytes.size() <= owner_.limits_.max_bytes;
@@ -32,25 +32,31 @@ class WriteBehindFileSystem::File final : public WritableFile {
         FEDMOE_RETURN_IF_ERROR(owner_.Settle(entry_));
       }
     }
-    return entry_->file->Append(bytes);
+    return entry_->file == nullptr ? Closed() : entry_->file->Append(bytes);
   }
 
   Status Sync() override {
     {
       const std::lock_guard lock(owner_.mutex_);
-      if (entry_->file == nullptr) FEDMOE_RETURN_IF_ERROR(owner_.Settle(entry_));
-      if (entry_->file == nullptr) return Status::Ok();  // removed
+      if (!entry_->settled) FEDMOE_RETURN_IF_ERROR(owner_.Settle(entry_));
+      if (!entry_->settled) return Status::Ok();  // removed
     }
-    return entry_->file->Sync();
+    return entry_->file == nullptr ? Closed() : entry_->file->Sync();
   }
 
   // The descriptor is the last one's to hold: nobody writes to it after this.
   Status Close() override {
-    const std::unique_ptr<WritableFile> file = std::move(entry_->file);
+    std::unique_ptr<WritableFile> file;
+    {
+      const std::lock_guard lock(owner_.mutex_);
+      file = std::move(entry_->file);
+    }
     return file == nullptr ? Status::Ok() : file->Close();
   }
 
  private:
+  Status Closed() const { return FailedPrecondition(entry_->path + " is closed"); }
+
   WriteBehindFileSystem& owner_;
   const EntryPointer entry_;
 };
@@ -85,6 +91,7 @@ Status WriteBehindFileSystem::Settle(const EntryPointer& entry) {
     return written;
   }
   Forget(entry);
+  entry->settled = true;
   entry->file = std::move(file);
   return Status::Ok();
 }

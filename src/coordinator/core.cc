@@ -17,6 +17,7 @@ constexpr Milliseconds kHeartbeatGrainMs = 1'000;
 
 // A commit waits for the disk, which nothing needs the round thread for.
 struct CoordinatorCore::PendingCommit {
+  std::uint64_t number = 0;
   std::vector<std::function<void(const fedmoe::Status&)>> replies;
   std::mutex mutex;
   std::condition_variable ended;
@@ -42,7 +43,9 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
       clock_(clock),
       observer_(observer),
       spec_digest_(SpecDigest(options_.run.spec)),
-      quick_files_(files_, {.max_file_bytes = options_.small_bytes}),
+      quick_owner_(std::make_shared<WriteBehindFileSystem>(
+          files_, WriteBehindFileSystem::Limits{.max_file_bytes = options_.small_bytes})),
+      quick_files_(*quick_owner_),
       queue_(options_.queue_limit),
       house_(std::make_shared<Housekeeping>()) {}
 
@@ -66,7 +69,8 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
   };
   if (!polls_.empty()) earlier(next_poll_end_ms_);
   if (state_.phase == Phase::kFinished && !Finished()) earlier(linger_until_ms_);
-  if (const auto portion = NextPortionMs()) earlier(*portion);
+  const bool can_keep_house = commit_ == nullptr && fatal_.ok();
+  if (const auto portion = NextPortionMs(); portion && can_keep_house) earlier(*portion);
   return wake;
 }
 
@@ -139,7 +143,10 @@ void CoordinatorCore::Handle(const Event& event) {
 
 fedmoe::Status CoordinatorCore::MakeDurable() {
   FinishCommit();
+  FEDMOE_RETURN_IF_ERROR(fatal_);
+  const std::uint64_t commit = next_commit_++;
   FEDMOE_RETURN_IF_ERROR(journal_->Commit().WithContext("journal"));
+  durable_commit_ = commit;
   journal_dirty_ = false;
   if (state_.phase != Phase::kFinished) return fedmoe::Status::Ok();
   // No later time comes for what is otherwise done beside the next round.
@@ -153,18 +160,21 @@ void CoordinatorCore::Flush() {
   if (commit_ != nullptr) return;
   const bool changed = snapshot_due_ || journal_dirty_;
   if (fatal_.ok() && changed) {
+    // Housekeeping may rest on nothing that is not durable: for it the commit is waited for.
+    const std::optional<Milliseconds> portion = NextPortionMs();
     const bool beside = options_.durability == Durability::kFull && journal_dirty_ &&
-                        state_.phase != Phase::kFinished;
+                        state_.phase != Phase::kFinished && !(portion && *portion <= Now());
     if (beside) return StartCommit();
     if (const fedmoe::Status durable = MakeDurable(); !durable.ok()) OnFatal(durable);
   }
   GiveReplies(std::exchange(deferred_, {}));
-  if (fatal_.ok()) KeepHouse();
+  if (fatal_.ok() && !journal_dirty_) KeepHouse();
 }
 
 void CoordinatorCore::StartCommit() {
   commit_ = std::make_shared<PendingCommit>();
   commit_->replies = std::exchange(deferred_, {});
+  commit_->number = next_commit_++;
   journal_dirty_ = false;
   writer_->Run([this, commit = commit_, batch = journal_->Take()] {
     commit->End(journal_->Write(batch).WithContext("journal"));
@@ -172,13 +182,17 @@ void CoordinatorCore::StartCommit() {
       if (commit == commit_) FinishCommit();
     });
   });
-  KeepHouse();
 }
 
 void CoordinatorCore::FinishCommit() {
   const std::shared_ptr<PendingCommit> commit = std::exchange(commit_, nullptr);
   if (commit == nullptr) return;
-  if (const fedmoe::Status durable = commit->Wait(); !durable.ok()) OnFatal(durable);
+  const fedmoe::Status durable = commit->Wait();
+  if (durable.ok()) {
+    durable_commit_ = commit->number;
+  } else {
+    OnFatal(durable);
+  }
   GiveReplies(std::move(commit->replies));
 }
 
@@ -210,6 +224,8 @@ void CoordinatorCore::OnFatal(const fedmoe::Status& status) {
 
 void CoordinatorCore::FinishIfToldAll() {
   if (state_.phase != Phase::kFinished || Finished()) return;
+  const bool durable = commit_ == nullptr && !journal_dirty_ && deferred_.empty();
+  if (fatal_.ok() && !durable) return;
   bool waiting = false;
   for (const auto& [id, client] : state_.clients)
     waiting |= client.connected && !told_.contains(id);
@@ -278,15 +294,17 @@ void CoordinatorCore::DeliverTasks(const ClientId& client) {
   const auto pending = pending_.find(client);
   if (poll == polls_.end() || pending == pending_.end()) return;
   if (poll->second.poll->abandoned) return EndPoll(client, Cancelled("the caller has gone"));
-  std::vector<TaskAssignment>& waiting = pending->second;
+  std::vector<PendingTask>& waiting = pending->second;
   // What was settled meanwhile, by an update under an earlier session, is not given out again.
-  std::erase_if(waiting, [this](const TaskAssignment& task) {
-    const TaskState* known = FindTask(task.task);
+  std::erase_if(waiting, [this](const PendingTask& each) {
+    const TaskState* known = FindTask(each.task.task);
     return known == nullptr || known->status != TaskStatus::kOpen;
   });
   std::optional<TaskAssignment> next;
-  if (!waiting.empty()) {
-    next = std::move(waiting.front());
+  // One whose dispatch is not durable yet is delivered after the commit that makes it so.
+  const bool all_durable = commit_ == nullptr && !journal_dirty_;
+  if (!waiting.empty() && (all_durable || waiting.front().commit <= durable_commit_)) {
+    next = std::move(waiting.front().task);
     waiting.erase(waiting.begin());
   }
   if (waiting.empty()) pending_.erase(pending);

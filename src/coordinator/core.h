@@ -207,6 +207,7 @@ class CoordinatorCore {
                   const Clock& clock, CoreObserver* observer);
   fedmoe::Status Open();
   fedmoe::Status OpenFiles(ModelVersion newest);
+  fedmoe::Status SettleKept();
   Result<Manifest> StageInitial();
   fedmoe::Status ContinueRun(RecoveredRun recovered);
   fedmoe::Status ContinueTheEnd();
@@ -329,8 +330,10 @@ class CoordinatorCore {
   std::string run_id_;
 
   std::unique_ptr<Journal> journal_;
-  WriteBehindFileSystem quick_files_;  // over files_: of the store and the spool
-  std::unique_ptr<KeptFiles> kept_;    // versions that have no files yet
+  // Over files_: of the store and the spool. Uploads may outlive the core.
+  std::shared_ptr<WriteBehindFileSystem> quick_owner_;
+  WriteBehindFileSystem& quick_files_;
+  std::unique_ptr<KeptFiles> kept_;  // versions that have no files yet
   std::unique_ptr<ShardStore> store_;
   std::unique_ptr<EncodedStore> encoded_;  // null: shards travel as they are
   std::unique_ptr<Spool> spool_;
@@ -356,9 +359,15 @@ class CoordinatorCore {
   std::vector<RoundReport> reports_;  // not yet in the run directory
   std::set<TaskId> keeping_;          // whose update is being made durable
   std::map<ClientId, ParkedPoll> polls_;
-  Milliseconds next_poll_end_ms_ = 0;                        // none ends before it
-  Milliseconds polls_heard_ms_ = 0;                          // when their clients were last heard
-  std::map<ClientId, std::vector<TaskAssignment>> pending_;  // dispatched, not yet fetched
+  Milliseconds next_poll_end_ms_ = 0;  // none ends before it
+  Milliseconds polls_heard_ms_ = 0;    // when their clients were last heard
+  struct PendingTask {
+    TaskAssignment task;
+    std::uint64_t commit = 0;  // the one that makes its dispatch durable
+  };
+  std::map<ClientId, std::vector<PendingTask>> pending_;  // dispatched, not yet fetched
+  std::uint64_t next_commit_ = 1;
+  std::uint64_t durable_commit_ = 0;
   std::map<TaskId, CancelReason> cancelled_;
   std::map<ClientId, Registering> registering_;
   std::map<ClientId, std::vector<std::weak_ptr<void>>> uploads_;  // under way

@@ -79,10 +79,10 @@ void CoordinatorCore::On(Dispatch& action) {
       spdlog::info("round {}: nobody is left to train {} of the experts, client {} takes over",
                    task.round, task.experts.size(), client);
     }
-    std::vector<TaskAssignment>& waiting = pending_[client];
+    std::vector<PendingTask>& waiting = pending_[client];
     std::erase_if(waiting,
-                  [&task](const TaskAssignment& other) { return other.task == task.task; });
-    waiting.push_back(std::move(task));
+                  [&task](const PendingTask& other) { return other.task.task == task.task; });
+    waiting.push_back({.task = std::move(task), .commit = next_commit_});
     DeferDelivery(client);
   }
   if (training && observer_ != nullptr) observer_->OnDispatch(state_);
@@ -114,7 +114,7 @@ void CoordinatorCore::On(CancelTasks& action) {
     cancelled_[task] = action.reason;
     for (auto waiting = pending_.begin(); waiting != pending_.end();) {
       std::erase_if(waiting->second,
-                    [task](const TaskAssignment& other) { return other.task == task; });
+                    [task](const PendingTask& other) { return other.task.task == task; });
       waiting = waiting->second.empty() ? pending_.erase(waiting) : std::next(waiting);
     }
   }

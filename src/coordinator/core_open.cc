@@ -66,17 +66,33 @@ fedmoe::Status CoordinatorCore::Open() {
 fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
   const std::string checkpoints = directory_.CheckpointsPath();
   FEDMOE_ASSIGN_OR_RETURN(kept_, KeptFiles::Open(files_, checkpoints));
-  FEDMOE_RETURN_IF_ERROR(kept_->Restore(quick_files_));
+  FEDMOE_RETURN_IF_ERROR(kept_->Restore(quick_files_, newest));
   FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
                                                    {.newest = newest, .restored = kept_->Names()}));
+  FEDMOE_RETURN_IF_ERROR(SettleKept());
   if (options_.run.training.download.encoded()) {
     FEDMOE_ASSIGN_OR_RETURN(encoded_, EncodedStore::Open(quick_files_, directory_.EncodedPath(),
                                                          options_.run.spec, *store_));
   }
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath(),
                                               {.segment_update_bytes = options_.small_bytes,
-                                               .incoming = &quick_files_}));
+                                               .incoming = quick_owner_}));
   return fedmoe::Status::Ok();
+}
+
+// What an earlier process kept stands by itself from here on, so that no record of it can ever take
+// the place of what this one makes.
+fedmoe::Status CoordinatorCore::SettleKept() {
+  const std::set<std::string> names = kept_->Names();
+  if (names.empty()) return kept_->Seal();
+  for (const std::string& name : names) {
+    const std::string path = JoinPath(directory_.CheckpointsPath(), name);
+    if (quick_files_.Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(quick_files_, path));
+  }
+  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_.CheckpointsPath()));
+  FEDMOE_RETURN_IF_ERROR(kept_->Forget(names));
+  FEDMOE_RETURN_IF_ERROR(kept_->Seal());
+  return files_.SyncDirectory(directory_.CheckpointsPath());
 }
 
 fedmoe::Status CoordinatorCore::CheckStoredSpec() const {

@@ -109,7 +109,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       index_ += pieces_.size() - 1;
       total_ = static_cast<std::uint64_t>(last.shard.bytes);
     }
-    chunk_.clear_more();
+    // Cleared elements would keep their memory.
+    v1::ShardChunk().mutable_more()->Swap(chunk_.mutable_more());
     // Of many that wait none keeps memory; of few each may use its own again.
     buffer_ = std::move(*chunk_.mutable_data());
     if (call_.lanes.transfers() > kTransfersWithBuffers) std::string().swap(buffer_);

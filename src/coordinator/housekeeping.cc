@@ -47,7 +47,7 @@ Status HouseWork::Do() {
 }
 
 Status HouseWork::Settle() {
-  const std::set<std::string> names = kept->Names();
+  const std::set<std::string> names = kept->NamesUpTo(version);
   if (names.empty()) return last ? kept->Seal() : Status::Ok();
   for (const std::string& name : names) {
     const std::string path = JoinPath(directory->CheckpointsPath(), name);
@@ -104,7 +104,8 @@ void CoordinatorCore::KeepHouse() {
       // snapshot forget what it has not written.
       if (house_->busy() || !TakeHousekeeping().ok()) return;
       if (SnapshotIsDue()) {
-        if (!KeepHouseNow().ok()) return;
+        if (const fedmoe::Status durable = MakeDurable(); !durable.ok()) return OnFatal(durable);
+        if (state_.phase == Phase::kFinished || !KeepHouseNow().ok()) return;
         if (const fedmoe::Status taken = TakeSnapshot(); !taken.ok()) return OnFatal(taken);
       }
       KeepHouse();
@@ -122,6 +123,7 @@ fedmoe::Status CoordinatorCore::KeepHouseNow() {
 fedmoe::Status CoordinatorCore::TakeSnapshot() {
   if (!snapshot_due_) return fedmoe::Status::Ok();
   FinishCommit();
+  FEDMOE_RETURN_IF_ERROR(fatal_);
   FEDMOE_RETURN_IF_ERROR(journal_->Snapshot(state_).WithContext("journal"));
   journal_dirty_ = false;
   snapshot_due_ = false;

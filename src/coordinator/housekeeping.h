@@ -36,8 +36,9 @@ struct HouseWork {
   int keep_versions = 0;
   ModelVersion version = 0;
   std::set<ModelVersion> pinned;
-  KeptFiles* kept = nullptr;  // if not null, what it keeps is brought to the disk by itself
-  bool last = false;          // no round follows
+  // If not null, what it keeps of versions up to `version` is brought to the disk by itself.
+  KeptFiles* kept = nullptr;
+  bool last = false;  // no round follows
 
   // The error where reports cannot be written, and then nothing is removed, or checkpoints cannot.
   // Failures to remove are logged.

@@ -1,5 +1,6 @@
 #include "storage/kept_files.h"
 
+#include <charconv>
 #include <utility>
 
 namespace fedmoe {
@@ -7,6 +8,13 @@ namespace {
 
 // Ends the name that a record begins with.
 constexpr char kNameEnd = '\0';
+
+// The number that the name begins with.
+ModelVersion VersionOf(const std::string& name) {
+  ModelVersion version = 0;
+  std::from_chars(name.data(), name.data() + name.size(), version);
+  return version;
+}
 
 bool IsThere(FileSystem& files, const std::string& path, const std::string& bytes) {
   const Result<std::uint64_t> size = files.FileSize(path);
@@ -75,9 +83,16 @@ std::set<std::string> KeptFiles::Names() const {
   return names;
 }
 
-Status KeptFiles::Restore(FileSystem& files) const {
+std::set<std::string> KeptFiles::NamesUpTo(ModelVersion version) const {
+  std::set<std::string> names = Names();
+  std::erase_if(names, [version](const std::string& name) { return VersionOf(name) > version; });
+  return names;
+}
+
+Status KeptFiles::Restore(FileSystem& files, ModelVersion newest) const {
   const std::lock_guard lock(mutex_);
   for (const auto& [name, key] : keys_) {
+    if (VersionOf(name) > newest) continue;
     FEDMOE_ASSIGN_OR_RETURN(const KeptFile file, Read(key));
     const std::string path = JoinPath(directory_, name);
     if (IsThere(files, path, file.bytes)) continue;

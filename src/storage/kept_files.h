@@ -1,5 +1,6 @@
-// Small files whose bytes are kept in segments until they are on the disk by themselves. A version
-// of the model that is soon replaced costs one sync, and never a file of its own.
+// Small files of versions of the model, whose names begin with the version's number, and whose
+// bytes are kept in segments until they are on the disk by themselves. A version of the model that
+// is soon replaced costs one sync, and never a file of its own.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "common/file_system.h"
+#include "common/ids.h"
 #include "common/result.h"
 #include "storage/segment_log.h"
 
@@ -37,12 +39,14 @@ class KeptFiles {
   // may be kept again after Open().
   Status Forget(const std::set<std::string>& names);
   std::set<std::string> Names() const;
+  // Those of versions up to `version`: later ones may be kept and not yet committed.
+  std::set<std::string> NamesUpTo(ModelVersion version) const;
   // For the time being nothing more is kept: segments that hold nothing go.
   Status Seal() { return log_->Seal(); }
 
-  // Writes those that are missing in `files`, or not what they were, to their directory. Without a
-  // sync: they are still kept. What else stands there stays.
-  Status Restore(FileSystem& files) const;
+  // Writes those of versions up to `newest` that are missing in `files`, or not what they were, to
+  // their directory. Without a sync: they are still kept. What else stands there stays.
+  Status Restore(FileSystem& files, ModelVersion newest) const;
 
  private:
   KeptFiles(std::unique_ptr<SegmentLog> log, std::string directory)

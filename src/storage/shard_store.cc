@@ -86,6 +86,9 @@ Status ShardStore::ReadDirectory(const StoreHints& hints) {
     needed.merge(FilesOf(manifest));
     manifests_.emplace(manifest.version, std::move(manifest));
   }
+  if (hints.newest >= 0 && !manifests_.contains(hints.newest)) {
+    return DataLoss(PathOf(ManifestFileName(hints.newest)) + ": is missing");
+  }
   for (const auto& [number, manifest] : manifests_) Index(manifest);
   for (const std::string& name : names) {
     const std::optional<CheckpointFileKind> kind = KindOfCheckpointFile(name);
@@ -309,7 +312,8 @@ Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned) {
   std::set<std::string> needed;
   int newer = static_cast<int>(manifests_.size());
   for (const auto& [version, manifest] : manifests_) {
-    if (newer-- <= keep || pinned.contains(version)) {
+    const bool later = !pinned.empty() && version > *pinned.rbegin();
+    if (newer-- <= keep || later || pinned.contains(version)) {
       needed.merge(FilesOf(manifest));
     } else {
       gone.push_back(manifest);

@@ -35,9 +35,11 @@ std::optional<TaskId> TaskOf(const std::string& name) {
 
 class SpooledUpdate final : public IncomingUpdate {
  public:
-  SpooledUpdate(FileSystem& files, std::string directory, TaskId task,
-                std::uint64_t announced_bytes, std::string temporary, SegmentLog* segments)
-      : files_(files),
+  SpooledUpdate(FileSystem& files, std::shared_ptr<FileSystem> owner, std::string directory,
+                TaskId task, std::uint64_t announced_bytes, std::string temporary,
+                SegmentLog* segments)
+      : owner_(std::move(owner)),
+        files_(files),
         directory_(std::move(directory)),
         task_(task),
         announced_bytes_(announced_bytes),
@@ -108,6 +110,7 @@ class SpooledUpdate final : public IncomingUpdate {
   std::string Name() const { return "update of task " + std::to_string(task_); }
   std::string KeptPath() const { return JoinPath(directory_, KeptName(task_)); }
 
+  const std::shared_ptr<FileSystem> owner_;  // of files_, if it must be held on to
   FileSystem& files_;
   std::string directory_;
   TaskId task_;
@@ -143,8 +146,8 @@ std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announce
       JoinPath(directory_, PaddedNumber(task) + "." + std::to_string(::getpid()) + "-" +
                                std::to_string(++counter) + std::string(kTemporarySuffix));
   const bool small = announced_bytes <= segment_update_bytes_;
-  return std::make_unique<SpooledUpdate>(files_, directory_, task, announced_bytes, temporary,
-                                         small ? segments_.get() : nullptr);
+  return std::make_unique<SpooledUpdate>(files_, incoming_, directory_, task, announced_bytes,
+                                         temporary, small ? segments_.get() : nullptr);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {

@@ -39,8 +39,9 @@ struct SpoolOptions {
   // Updates up to this size go into segments. 0: none does.
   std::uint64_t segment_update_bytes = 0;
   // Where updates are while they come in, if not in the spool's own file system, of which it must
-  // be a view: small ones need not touch the disk before they are kept.
-  FileSystem* incoming = nullptr;
+  // be a view: small ones need not touch the disk before they are kept. Updates that outlive the
+  // spool hold on to it.
+  std::shared_ptr<FileSystem> incoming;
 };
 
 // Thread-safe.
@@ -64,9 +65,11 @@ class Spool {
 
  private:
   Spool(FileSystem& files, std::string directory, const SpoolOptions& options)
-      : files_(options.incoming != nullptr ? *options.incoming : files),
+      : incoming_(options.incoming),
+        files_(options.incoming != nullptr ? *options.incoming : files),
         directory_(std::move(directory)),
         segment_update_bytes_(options.segment_update_bytes) {}
+  const std::shared_ptr<FileSystem> incoming_;
   FileSystem& files_;  // of updates that come in, and of those with files of their own
   std::string directory_;
   std::uint64_t segment_update_bytes_;

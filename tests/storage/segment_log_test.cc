@@ -160,16 +160,21 @@ TEST_F(SegmentLogTest, FilesAreKeptUntilTheyAreForgotten) {
   {
     const auto kept = KeptFiles::Open(files_, directory_.path());
     ASSERT_OK(kept.status());
-    ASSERT_OK((*kept)->Keep({{.name = "a", .bytes = "first"}, {.name = "b", .bytes = "b"}}));
-    ASSERT_OK((*kept)->Keep({{.name = "a", .bytes = "second"}, {.name = "c", .bytes = ""}}));
-    ASSERT_OK((*kept)->Forget({"b", "never"}));
+    ASSERT_OK((*kept)->Keep({{.name = "1.a", .bytes = "first"}, {.name = "1.b", .bytes = "b"}}));
+    ASSERT_OK((*kept)->Keep({{.name = "1.a", .bytes = "second"},
+                             {.name = "2.c", .bytes = ""},
+                             {.name = "3.a", .bytes = "nobody was told of it"}}));
+    ASSERT_OK((*kept)->Forget({"1.b", "never"}));
   }
-  WriteAll(directory_.File("a"), "torn");
+  WriteAll(directory_.File("1.a"), "torn");
   const auto kept = KeptFiles::Open(files_, directory_.path());
   ASSERT_OK(kept.status());
-  ASSERT_OK((*kept)->Restore(disk_));
-  EXPECT_EQ(ReadAll(directory_.File("a")), "second");
-  EXPECT_EQ(ReadAll(directory_.File("c")), "");
+  ASSERT_OK((*kept)->Restore(disk_, 2));
+  EXPECT_EQ(ReadAll(directory_.File("1.a")), "second");
+  EXPECT_EQ(ReadAll(directory_.File("2.c")), "");
+  EXPECT_FALSE(std::filesystem::exists(directory_.File("3.a")));
+  EXPECT_EQ((*kept)->NamesUpTo(1), (std::set<std::string>{"1.a", "1.b"}))
+      << "what was forgotten may be there again";
   ASSERT_OK((*kept)->Forget((*kept)->Names()));
   EXPECT_EQ((*kept)->Names(), std::set<std::string>{});
 }
