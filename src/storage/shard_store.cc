@@ -312,8 +312,7 @@ Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned) {
   std::set<std::string> needed;
   int newer = static_cast<int>(manifests_.size());
   for (const auto& [version, manifest] : manifests_) {
-    const bool later = !pinned.empty() && version > *pinned.rbegin();
-    if (newer-- <= keep || later || pinned.contains(version)) {
+    if (newer-- <= keep || pinned.contains(version)) {
       needed.merge(FilesOf(manifest));
     } else {
       gone.push_back(manifest);

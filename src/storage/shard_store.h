@@ -109,8 +109,8 @@ class ShardStore {
   // Removes what Stage() or a failed Commit() left; no effect on a committed version.
   void Discard(const Manifest& staged);
 
-  // Keeps the newest `keep` versions (0: all), everything that `pinned` versions need, and what
-  // came after the last of these; removes files that no kept version refers to.
+  // Keeps the newest `keep` versions (0: all) and everything that `pinned` versions need; removes
+  // files that no kept version refers to.
   Status Prune(int keep, const std::set<ModelVersion>& pinned);
 
   // Bytes of a shard of any stored version, by digest. The digest is verified on the first read of
