@@ -12,7 +12,7 @@ CHAIN_ROUNDS = 10  # of a run that is killed many times in its beginning
 BOTH_STRIDE = 8  # of the operations at which both die
 STRIDE = 40  # operations between one such kill and the next
 SUMMARY = "create summary.json.tmp"
-MANIFEST = "rename checkpoints/N.json.tmp"
+COMMIT_SITE = "sync checkpoints/N.segment"  # of a small version: its bytes are durable
 FIRST_OF_ROUND = "create spool/N.tmp"
 COMPLETED = 3  # exit code of a coordinator whose run is over, for its clients too
 SEEK_TRIES = 8  # for a failpoint that no kill has hit
@@ -57,7 +57,7 @@ def end_of_round(life, manifests):
     """How many operations there are until the round after so many manifests begins."""
     seen = 0
     for position, (_, site) in enumerate(life):
-        seen += site == MANIFEST
+        seen += site == COMMIT_SITE
         if seen >= manifests and site == FIRST_OF_ROUND:
             return position
     return len(life)
@@ -82,7 +82,7 @@ def enumerate_points(work, programs, rounds):
     fleet, _ = run("operations", WHOLE_ROUNDS, reference, undisturbed(True))
     whole, client = sites_of(fleet.coordinator), sites_of(fleet.clients[0])
     # And those of lives that go on: after a kill at the first round's commit, and in the middle of a client's work.
-    commit = [index for index, site in whole if site == MANIFEST][1]
+    commit = [index for index, site in whole if site == COMMIT_SITE][0]
 
     def killed_once(fleet):
         fleet.start_coordinator(point=(commit, "before"))
@@ -290,7 +290,7 @@ class Campaign:
 
     def seek(self, missing):
         """Each of them in runs of its own, at the place where it was last seen, until it is hit."""
-        commit = [index for index, site in self.points.whole if site == MANIFEST][1]
+        commit = [index for index, site in self.points.whole if site == COMMIT_SITE][0]
         for phase, site in missing:
             fresh = [index for index, found in self.points.whole if found == site]
             # What a beginning does not have is done by a life that finds what a crash left.
