@@ -158,8 +158,10 @@ int Run(const CoordinatorConfig& config, ModelSpec spec) {
   Result<std::unique_ptr<CoordinatorCore>> core =
       CoordinatorCore::Start(std::move(options), files, **directory, clock, &watcher);
   if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
-  Result<std::unique_ptr<GrpcServer>> server =
-      GrpcServer::Start(**core, **gate, config.server.address, {.tls = config.server.tls});
+  Result<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
+      **core, **gate, config.server.address,
+      {.tls = config.server.tls,
+       .max_connections = static_cast<std::size_t>(config.server.max_connections)});
   if (!server.ok()) {
     core->reset();
     const bool credentials = server.status().code() != StatusCode::kFailedPrecondition;

@@ -8,10 +8,10 @@
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <sys/resource.h>
 
 #include "apps/exit_codes.h"
 #include "common/logging.h"
+#include "common/open_files.h"
 #include "common/signals.h"
 #include "common/version.h"
 #include "loadgen/thin_fleet.h"
@@ -29,16 +29,13 @@ struct Arguments {
 
 // Each connection is a file, and a few more are needed beside them.
 Status AllowFiles(int connections) {
-  const auto needed = static_cast<rlim_t>(connections) + 256;
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return Status::Ok();
-  limit.rlim_cur = std::min(needed, limit.rlim_max);
-  static_cast<void>(::setrlimit(RLIMIT_NOFILE, &limit));
-  if (limit.rlim_cur >= needed) return Status::Ok();
+  const auto needed = static_cast<std::uint64_t>(connections) + 256;
+  const std::uint64_t allowed = AllowOpenFiles(needed);
+  if (allowed >= needed) return Status::Ok();
   return FailedPrecondition(fmt::format(
       "{} connections need {} open files, the limit is {}: raise it (ulimit -n), or let "
       "clients share connections (--connections)",
-      connections, needed, limit.rlim_cur));
+      connections, needed, allowed));
 }
 
 void TellProgress(const ThinFleetTotals& totals, int clients, double seconds) {

@@ -235,6 +235,7 @@ void AddServer(const SchemaSection& section, ServerOptions& server) {
   section.Seconds("poll_hold_s", server.poll_hold_ms, {0.01, 600.0});
   section.Seconds("heartbeat_interval_s", server.heartbeat_interval_ms, {0.001, 3600.0});
   section.Integer("max_clients", server.max_clients, {1, 100'000});
+  section.Integer("max_connections", server.max_connections, {0, 1'000'000});
   section.Integer("worker_threads", server.worker_threads, {1, kMaxThreads});
   section.Boolean("allow_plaintext", server.allow_plaintext);
   const SchemaSection tls = section.In("tls");

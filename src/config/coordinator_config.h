@@ -23,6 +23,7 @@ struct ServerOptions {
   Milliseconds poll_hold_ms = 30'000;  // how long an unanswered NextTask is held
   Milliseconds heartbeat_interval_ms = 5'000;
   int max_clients = 1'000;  // registered at once; more are turned away
+  int max_connections = 0;  // open at once; more are refused. 0: by max_clients
   int worker_threads = 2;
   // Without TLS: listen beyond this machine, too.
   bool allow_plaintext = false;

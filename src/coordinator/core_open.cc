@@ -1,4 +1,5 @@
 // Starting a run, and going on with one.
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -83,14 +84,7 @@ fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
 // What an earlier process kept stands by itself from here on, so that no record of it can ever take
 // the place of what this one makes.
 fedmoe::Status CoordinatorCore::SettleKept() {
-  const std::set<std::string> names = kept_->Names();
-  if (names.empty()) return kept_->Seal();
-  for (const std::string& name : names) {
-    const std::string path = JoinPath(directory_.CheckpointsPath(), name);
-    if (quick_files_.Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(quick_files_, path));
-  }
-  FEDMOE_RETURN_IF_ERROR(files_.SyncDirectory(directory_.CheckpointsPath()));
-  FEDMOE_RETURN_IF_ERROR(kept_->Forget(names));
+  FEDMOE_RETURN_IF_ERROR(kept_->Settle(quick_files_, std::numeric_limits<ModelVersion>::max()));
   FEDMOE_RETURN_IF_ERROR(kept_->Seal());
   return files_.SyncDirectory(directory_.CheckpointsPath());
 }

@@ -1,22 +1,19 @@
 #include "coordinator/grpc_server.h"
 
-#include <cctype>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <system_error>
+#include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
-#include <netdb.h>
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
+#include "common/open_files.h"
 #include "common/tls_options.h"
 #include "coordinator/grpc_handlers.h"
+#include "coordinator/listener.h"
 #include "wire/credentials.h"
 #include "wire/grpc_log.h"
 
@@ -25,44 +22,34 @@ namespace {
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
-// gRPC does not tell why it could not bind; the system does when it is asked again.
-std::string WhyNotBound(const std::string& address) {
-  std::string host = HostOf(address);
-  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
-  const std::string port = address.substr(address.rfind(':') + 1);
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int error = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
-    return ::gai_strerror(error);
-  }
-  const int socket = ::socket(found->ai_family, found->ai_socktype, found->ai_protocol);
-  int error = socket < 0 ? errno : 0;
-  const int yes = 1;
-  if (error == 0) {
-    static_cast<void>(::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)));
-    if (::bind(socket, found->ai_addr, found->ai_addrlen) != 0) error = errno;
-    ::close(socket);
-  }
-  ::freeaddrinfo(found);
-  return error == 0 ? "another program has just used it" : std::generic_category().message(error);
-}
-
-Status CannotListen(const std::string& address) {
-  std::string why = WhyNotBound(address);
-  why[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(why[0])));
-  return FailedPrecondition("cannot listen on " + address + ": " + why);
-}
-
 // For the buffers of transfers, and for each client's connection. Generous, a last resort: past it
 // gRPC cuts calls, and a task whose answer is cut waits for its deadline.
 constexpr std::size_t kTransferBytes = std::size_t{256} << 20;
 constexpr std::size_t kConnectionBytes = std::size_t{2} << 20;
 
+// A client has one connection for its transfers and one for its signs of life; some are left for
+// fedmoe-admin and for those that are being opened anew.
+constexpr std::size_t kConnectionsOfAClient = 2;
+constexpr std::size_t kOtherConnections = 64;
+// Files that the process has open beside connections, or may need to.
+constexpr std::size_t kOtherFiles = 256;
+
+// How many connections may be open, with the files for them allowed. At least one.
+std::size_t AllowConnections(std::size_t max_connections, int max_clients) {
+  std::size_t wanted = max_connections;
+  if (wanted == 0) {
+    wanted = kConnectionsOfAClient * static_cast<std::size_t>(max_clients) + kOtherConnections;
+  }
+  const auto files = static_cast<std::size_t>(AllowOpenFiles(wanted + kOtherFiles));
+  if (files >= wanted + kOtherFiles) return wanted;
+  const std::size_t allowed = files > kOtherFiles ? files - kOtherFiles : 1;
+  spdlog::warn(
+      "{} connections may be open at once, not {}: the process may open {} files (ulimit -n)",
+      allowed, wanted, files);
+  return allowed;
+}
+
 void Configure(grpc::ServerBuilder& builder, int max_clients, const KeepaliveOptions& keepalive) {
-  // Two coordinators must not share a port unseen.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Clients ping just as often, also while a poll is parked; twice as often is still no offence.
   const auto interval_ms = static_cast<int>(keepalive.interval_ms);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, interval_ms);
@@ -94,18 +81,25 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
   }
   FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
   std::unique_ptr<GrpcServer> server(new GrpcServer());
+  FEDMOE_ASSIGN_OR_RETURN(server->listener_,
+                          Listener::Open(address, AllowConnections(options.max_connections,
+                                                                   core.options().max_clients)));
   server->coordinator_ = MakeCoordinatorService(core, gate, options.lanes);
   server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
   Configure(builder, core.options().max_clients, options.keepalive);
-  int port = 0;
-  builder.AddListeningPort(address, credentials, &port);
+  const std::shared_ptr acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials);
   builder.RegisterService(server->coordinator_.get());
   builder.RegisterService(server->admin_.get());
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || port == 0) return CannotListen(address);
-  const std::string host = HostOf(address);
-  server->address_ = fmt::format("{}:{}", host, port);
+  if (server->server_ == nullptr) return Internal("gRPC could not start a server");
+  server->address_ = fmt::format("{}:{}", HostOf(address), server->listener_->port());
+  server->listener_->Start([acceptor](int socket) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = socket;
+    acceptor->HandleNewConnection(&connection);
+  });
   if (!options.tls.enabled() && !IsLoopback(address)) {
     spdlog::warn(
         "listening on {} without encryption or authentication: keep it within a network "
@@ -116,6 +110,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
 }
 
 void GrpcServer::Shutdown(Milliseconds grace_ms) {
+  if (listener_ != nullptr) listener_->Stop();
   if (server_ == nullptr) return;
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(grace_ms));
 }

@@ -19,10 +19,14 @@ class Service;
 
 namespace fedmoe {
 
+class Listener;
+
 struct GrpcServerOptions {
   ServerTlsOptions tls;
   KeepaliveOptions keepalive;
   TransferLanes::Options lanes;  // of downloads, and again of uploads
+  // Open at once; more are refused. 0: two for each of the core's max_clients and 64 more.
+  std::size_t max_connections = 0;
 };
 
 // Thread-safe. Destroying it ends every call at once; the core and the gatekeeper must outlive it.
@@ -46,6 +50,7 @@ class GrpcServer {
   std::unique_ptr<grpc::Service> coordinator_;
   std::unique_ptr<grpc::Service> admin_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Listener> listener_;
   std::string address_;
 };
 

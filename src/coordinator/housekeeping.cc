@@ -1,5 +1,6 @@
 #include "coordinator/housekeeping.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <spdlog/spdlog.h>
@@ -33,7 +34,7 @@ Status HouseWork::Do() {
   Status cleaned = spool->RemoveExcept(keep, end);
   if (cleaned.ok() && last) cleaned = spool->Seal();
   if (!cleaned.ok()) spdlog::warn("spool: {}", cleaned.message());
-  if (const Status pruned = store->Prune(keep_versions, pinned); !pruned.ok()) {
+  if (const Status pruned = store->Prune(keep_versions, pinned, version); !pruned.ok()) {
     spdlog::warn("checkpoints: {}", pruned.message());
   }
   if (encoded != nullptr) {
@@ -47,14 +48,7 @@ Status HouseWork::Do() {
 }
 
 Status HouseWork::Settle() {
-  const std::set<std::string> names = kept->NamesUpTo(version);
-  if (names.empty()) return last ? kept->Seal() : Status::Ok();
-  for (const std::string& name : names) {
-    const std::string path = JoinPath(directory->CheckpointsPath(), name);
-    if (files->Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(*files, path));
-  }
-  FEDMOE_RETURN_IF_ERROR(files->SyncDirectory(directory->CheckpointsPath()));
-  FEDMOE_RETURN_IF_ERROR(kept->Forget(names));
+  FEDMOE_RETURN_IF_ERROR(kept->Settle(*files, version));
   return last ? kept->Seal() : Status::Ok();
 }
 
@@ -64,8 +58,11 @@ HouseWork CoordinatorCore::DueHouseWork() {
                  .spool = spool_.get(),
                  .store = store_.get(),
                  .encoded = encoded_.get(),
-                 .reports = std::exchange(reports_, {}),
-                 .clean_up = std::exchange(clean_up_due_, false)};
+                 .reports = std::exchange(reports_, {})};
+  work.last = state_.phase == Phase::kFinished;
+  // An earlier portion may have cleaned up after the newest version and left it where it is kept.
+  const bool settles = work.last || SnapshotIsDue();
+  work.clean_up = std::exchange(clean_up_due_, false) || work.last || (snapshot_due_ && settles);
   if (!work.clean_up) return work;
   // By the state of now: rounds go on meanwhile.
   for (const auto& [task, state] : state_.tasks) work.keep.insert(task);
@@ -74,8 +71,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   work.version = state_.version;
   work.pinned.insert(state_.version);
   for (const auto& [version, evaluation] : state_.evaluations) work.pinned.insert(version);
-  work.last = state_.phase == Phase::kFinished;
-  if (work.last || SnapshotIsDue()) work.kept = kept_.get();
+  if (settles) work.kept = kept_.get();
   return work;
 }
 
@@ -84,8 +80,12 @@ bool CoordinatorCore::SnapshotIsDue() const {
 }
 
 std::optional<Milliseconds> CoordinatorCore::NextPortionMs() const {
-  if (house_->busy() || (reports_.empty() && !clean_up_due_)) return std::nullopt;
-  return portion_ms_ ? *portion_ms_ + kPortionMs : Milliseconds{0};
+  if (house_->busy()) return std::nullopt;
+  const Milliseconds next_ms = portion_ms_ ? *portion_ms_ + kPortionMs : Milliseconds{0};
+  if (!reports_.empty() || clean_up_due_) return next_ms;
+  // What was committed since the last snapshot does not wait for the next round.
+  if (snapshot_due_) return std::max(next_ms, snapshot_ms_ + kSnapshotMs);
+  return std::nullopt;
 }
 
 void CoordinatorCore::KeepHouse() {

@@ -28,8 +28,8 @@ struct HouseWork {
   EncodedStore* encoded = nullptr;   // null: shards travel as they are
   std::vector<RoundReport> reports;  // those that were written are taken off
   // With clean_up: spooled updates of tasks below `end` go, but for those of `keep`, model versions
-  // but for the newest and those pinned, and encoded shards that neither `version`, later ones nor
-  // those pinned have.
+  // before `version` but for the newest and those pinned, and encoded shards that neither
+  // `version`, later ones nor those pinned have.
   bool clean_up = false;
   std::set<TaskId> keep;
   TaskId end = 0;

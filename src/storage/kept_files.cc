@@ -83,10 +83,23 @@ std::set<std::string> KeptFiles::Names() const {
   return names;
 }
 
-std::set<std::string> KeptFiles::NamesUpTo(ModelVersion version) const {
-  std::set<std::string> names = Names();
-  std::erase_if(names, [version](const std::string& name) { return VersionOf(name) > version; });
-  return names;
+Status KeptFiles::Settle(FileSystem& files, ModelVersion newest) {
+  std::map<SegmentKey, std::string> ordered;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, key] : keys_) {
+      if (VersionOf(name) <= newest) ordered.emplace(key, name);
+    }
+  }
+  if (ordered.empty()) return Status::Ok();
+  std::set<std::string> names;
+  for (const auto& [key, name] : ordered) {
+    const std::string path = JoinPath(directory_, name);
+    if (files.Exists(path)) FEDMOE_RETURN_IF_ERROR(SyncFile(files, path));
+    names.insert(name);
+  }
+  FEDMOE_RETURN_IF_ERROR(files.SyncDirectory(directory_));
+  return Forget(names);
 }
 
 Status KeptFiles::Restore(FileSystem& files, ModelVersion newest) const {

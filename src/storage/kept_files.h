@@ -39,8 +39,10 @@ class KeptFiles {
   // may be kept again after Open().
   Status Forget(const std::set<std::string>& names);
   std::set<std::string> Names() const;
-  // Those of versions up to `version`: later ones may be kept and not yet committed.
-  std::set<std::string> NamesUpTo(ModelVersion version) const;
+  // Brings those of versions up to `newest` (later ones may be kept and not yet committed) that
+  // stand in `files` to the disk by themselves, in the order in which they were kept, and forgets
+  // them.
+  Status Settle(FileSystem& files, ModelVersion newest);
   // For the time being nothing more is kept: segments that hold nothing go.
   Status Seal() { return log_->Seal(); }
 

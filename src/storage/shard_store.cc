@@ -305,14 +305,14 @@ void ShardStore::Discard(const Manifest& staged) {
   }
 }
 
-Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned) {
+Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned, ModelVersion newest) {
   if (keep <= 0) return Status::Ok();
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Manifest> gone;
   std::set<std::string> needed;
   int newer = static_cast<int>(manifests_.size());
   for (const auto& [version, manifest] : manifests_) {
-    if (newer-- <= keep || pinned.contains(version)) {
+    if (newer-- <= keep || version > newest || pinned.contains(version)) {
       needed.merge(FilesOf(manifest));
     } else {
       gone.push_back(manifest);

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -109,9 +110,11 @@ class ShardStore {
   // Removes what Stage() or a failed Commit() left; no effect on a committed version.
   void Discard(const Manifest& staged);
 
-  // Keeps the newest `keep` versions (0: all) and everything that `pinned` versions need; removes
-  // files that no kept version refers to.
-  Status Prune(int keep, const std::set<ModelVersion>& pinned);
+  // Keeps the newest `keep` versions (0: all), those after `newest` (for who decided when that was
+  // the newest), and everything that `pinned` versions need; removes files that no kept version
+  // refers to.
+  Status Prune(int keep, const std::set<ModelVersion>& pinned,
+               ModelVersion newest = std::numeric_limits<ModelVersion>::max());
 
   // Bytes of a shard of any stored version, by digest. The digest is verified on the first read of
   // each location that this object did not write itself.

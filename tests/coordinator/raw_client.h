@@ -1,9 +1,13 @@
 // A client by hand: each call, honest or not, is the test's.
 #pragma once
 
+#include <chrono>
 #include <functional>
+#include <future>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/version.h"
@@ -11,6 +15,23 @@
 #include "tests/coordinator/fleet.h"
 
 namespace fedmoe {
+
+// The answer of a call that is under way.
+template <typename T>
+class Pending {
+ public:
+  std::function<void(Result<T>)> Callback() {
+    return [promise = promise_](Result<T> result) { promise->set_value(std::move(result)); };
+  }
+  bool answered(std::chrono::milliseconds within = {}) const {
+    return future_.wait_for(within) == std::future_status::ready;
+  }
+  Result<T> Get() { return future_.get(); }
+
+ private:
+  std::shared_ptr<std::promise<Result<T>>> promise_ = std::make_shared<std::promise<Result<T>>>();
+  std::future<Result<T>> future_ = promise_->get_future();
+};
 
 struct RawClient {
   CoordinatorSlot& slot;

@@ -1,6 +1,4 @@
 // Sessions and their polls: signs of life, whom a task goes to, how a run's end is told.
-#include <future>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -9,23 +7,6 @@
 
 namespace fedmoe {
 namespace {
-
-// The answer of a call that is under way.
-template <typename T>
-class Pending {
- public:
-  std::function<void(Result<T>)> Callback() {
-    return [promise = promise_](Result<T> result) { promise->set_value(std::move(result)); };
-  }
-  bool answered() const {
-    return future_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-  }
-  Result<T> Get() { return future_.get(); }
-
- private:
-  std::shared_ptr<std::promise<Result<T>>> promise_ = std::make_shared<std::promise<Result<T>>>();
-  std::future<Result<T>> future_ = promise_->get_future();
-};
 
 class SessionTest : public ::testing::Test {
  protected:

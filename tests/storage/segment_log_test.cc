@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/forwarding_file_system.h"
 #include "common/unsynced_file_system.h"
 #include "storage/kept_files.h"
 #include "tests/storage/storage_support.h"
@@ -173,10 +174,32 @@ TEST_F(SegmentLogTest, FilesAreKeptUntilTheyAreForgotten) {
   EXPECT_EQ(ReadAll(directory_.File("1.a")), "second");
   EXPECT_EQ(ReadAll(directory_.File("2.c")), "");
   EXPECT_FALSE(std::filesystem::exists(directory_.File("3.a")));
-  EXPECT_EQ((*kept)->NamesUpTo(1), (std::set<std::string>{"1.a", "1.b"}))
+  EXPECT_EQ((*kept)->Names(), (std::set<std::string>{"1.a", "1.b", "2.c", "3.a"}))
       << "what was forgotten may be there again";
+  ASSERT_OK((*kept)->Settle(disk_, 2));
+  EXPECT_EQ((*kept)->Names(), std::set<std::string>{"3.a"});
   ASSERT_OK((*kept)->Forget((*kept)->Names()));
   EXPECT_EQ((*kept)->Names(), std::set<std::string>{});
+}
+
+// As the manifest of a version comes after its tensors: who reads beside the run finds them.
+TEST_F(SegmentLogTest, KeptFilesComeToTheDiskInTheOrderInWhichTheyWereKept) {
+  class Synced final : public ForwardingFileSystem {
+   public:
+    using ForwardingFileSystem::ForwardingFileSystem;
+    Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
+      order.push_back(path.substr(path.rfind('/') + 1));
+      return base().OpenForAppend(path);
+    }
+    std::vector<std::string> order;
+  };
+  const auto kept = KeptFiles::Open(files_, directory_.path());
+  ASSERT_OK(kept.status());
+  ASSERT_OK((*kept)->Keep({{.name = "1.tensors", .bytes = "t"}, {.name = "1.json", .bytes = "m"}}));
+  for (const char* name : {"1.tensors", "1.json"}) WriteAll(directory_.File(name), "x");
+  Synced synced(disk_);
+  ASSERT_OK((*kept)->Settle(synced, 1));
+  EXPECT_EQ(synced.order, (std::vector<std::string>{"1.tensors", "1.json"}));
 }
 
 TEST_F(SegmentLogTest, ARecordWithoutAFilesNameIsNotRestored) {

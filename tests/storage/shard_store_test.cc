@@ -267,6 +267,8 @@ TEST_F(ShardStoreTest, PrunesWhatNoKeptVersionNeeds) {
   }
   ASSERT_OK(store->Prune(0, {}));
   EXPECT_EQ(store->Versions(), (std::vector<ModelVersion>{0, 1, 2, 3, 4}));
+  ASSERT_OK(store->Prune(1, {2}, 2));
+  EXPECT_EQ(store->Versions(), (std::vector<ModelVersion>{2, 3, 4})) << "later ones stay";
   ASSERT_OK(store->Prune(1, {2}));
   EXPECT_EQ(store->Versions(), (std::vector<ModelVersion>{2, 4}));
   std::vector<std::string> tensors;
