@@ -362,6 +362,13 @@ void CheckServer(const ServerOptions& server, bool has_fleet, ReadKeys& keys) {
         "server.tls is for clients on other machines: leave it out, or the fleet section, "
         "whose clients are started on this one");
   }
+  if (server.max_connections > 0 && server.max_connections < server.max_clients) {
+    keys.Complain(
+        {"server.max_connections", "server.max_clients"},
+        fmt::format(
+            "server.max_connections must be 0, or no less than server.max_clients (got {} < {})",
+            server.max_connections, server.max_clients));
+  }
   if (tls.enabled() || server.allow_plaintext || IsLoopback(server.address)) return;
   keys.Complain({"server.address"},
                 fmt::format("server.address must be of this machine alone without TLS (got '{}'): "

@@ -68,8 +68,9 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
     if (wake < 0 || at < wake) wake = at;
   };
   if (!polls_.empty()) earlier(next_poll_end_ms_);
-  if (state_.phase == Phase::kFinished && !Finished()) earlier(linger_until_ms_);
-  const bool can_keep_house = commit_ == nullptr && fatal_.ok();
+  const bool committing = commit_ != nullptr;  // its end wakes the loop
+  if (state_.phase == Phase::kFinished && !Finished() && !committing) earlier(linger_until_ms_);
+  const bool can_keep_house = !committing && fatal_.ok();
   if (const auto portion = NextPortionMs(); portion && can_keep_house) earlier(*portion);
   return wake;
 }

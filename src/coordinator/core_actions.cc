@@ -213,6 +213,7 @@ void CoordinatorCore::On(Report& action) {
 void CoordinatorCore::On(Finish& action) {
   spdlog::info("run {}: {}", RunStatusName(action.status), action.detail);
   linger_until_ms_ = Now() + options_.linger_ms;
+  clean_up_due_ = true;  // an earlier portion may not have known that no round follows
   Defer([this, status = action.status, detail = action.detail](const fedmoe::Status& durable) {
     if (!durable.ok()) return;
     Conclude(status, detail);

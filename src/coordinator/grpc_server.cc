@@ -1,5 +1,6 @@
 #include "coordinator/grpc_server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -31,18 +32,21 @@ constexpr std::size_t kConnectionBytes = std::size_t{2} << 20;
 // fedmoe-admin and for those that are being opened anew.
 constexpr std::size_t kConnectionsOfAClient = 2;
 constexpr std::size_t kOtherConnections = 64;
-// Files that the process has open beside connections, or may need to.
+// Files that the process may have open beside connections: spooled updates that come in, two for a
+// client at the most, and those of the run.
+constexpr std::size_t kFilesOfAClient = 2;
 constexpr std::size_t kOtherFiles = 256;
 
 // How many connections may be open, with the files for them allowed. At least one.
 std::size_t AllowConnections(std::size_t max_connections, int max_clients) {
+  const auto clients = static_cast<std::size_t>(max_clients);
   std::size_t wanted = max_connections;
-  if (wanted == 0) {
-    wanted = kConnectionsOfAClient * static_cast<std::size_t>(max_clients) + kOtherConnections;
-  }
-  const auto files = static_cast<std::size_t>(AllowOpenFiles(wanted + kOtherFiles));
-  if (files >= wanted + kOtherFiles) return wanted;
-  const std::size_t allowed = files > kOtherFiles ? files - kOtherFiles : 1;
+  if (wanted == 0) wanted = kConnectionsOfAClient * clients + kOtherConnections;
+  const std::size_t needed = wanted + kFilesOfAClient * clients + kOtherFiles;
+  const auto files = static_cast<std::size_t>(AllowOpenFiles(needed));
+  if (files >= needed) return wanted;
+  // What is short is shared out alike.
+  const std::size_t allowed = std::max<std::size_t>(1, files * wanted / needed);
   spdlog::warn(
       "{} connections may be open at once, not {}: the process may open {} files (ulimit -n)",
       allowed, wanted, files);
@@ -81,9 +85,11 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
   }
   FEDMOE_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
   std::unique_ptr<GrpcServer> server(new GrpcServer());
-  FEDMOE_ASSIGN_OR_RETURN(server->listener_,
-                          Listener::Open(address, AllowConnections(options.max_connections,
-                                                                   core.options().max_clients)));
+  FEDMOE_ASSIGN_OR_RETURN(
+      server->listener_,
+      Listener::Open(address, {.max_connections = AllowConnections(options.max_connections,
+                                                                   core.options().max_clients),
+                               .unacknowledged_ms = options.keepalive.timeout_ms}));
   server->coordinator_ = MakeCoordinatorService(core, gate, options.lanes);
   server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
@@ -93,7 +99,9 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
   builder.RegisterService(server->coordinator_.get());
   builder.RegisterService(server->admin_.get());
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr) return Internal("gRPC could not start a server");
+  if (server->server_ == nullptr) {
+    return FailedPrecondition("cannot listen on " + address + ": gRPC could not start a server");
+  }
   server->address_ = fmt::format("{}:{}", HostOf(address), server->listener_->port());
   server->listener_->Start([acceptor](int socket) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;

@@ -62,7 +62,7 @@ HouseWork CoordinatorCore::DueHouseWork() {
   work.last = state_.phase == Phase::kFinished;
   // An earlier portion may have cleaned up after the newest version and left it where it is kept.
   const bool settles = work.last || SnapshotIsDue();
-  work.clean_up = std::exchange(clean_up_due_, false) || work.last || (snapshot_due_ && settles);
+  work.clean_up = std::exchange(clean_up_due_, false) || (snapshot_due_ && settles);
   if (!work.clean_up) return work;
   // By the state of now: rounds go on meanwhile.
   for (const auto& [task, state] : state_.tasks) work.keep.insert(task);
@@ -108,7 +108,7 @@ void CoordinatorCore::KeepHouse() {
         if (state_.phase == Phase::kFinished || !KeepHouseNow().ok()) return;
         if (const fedmoe::Status taken = TakeSnapshot(); !taken.ok()) return OnFatal(taken);
       }
-      KeepHouse();
+      // The next portion begins after Flush(), which knows what is durable.
     });
   });
 }

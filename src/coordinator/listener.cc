@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <cerrno>
-#include <chrono>
+#include <cstring>
 #include <system_error>
+#include <utility>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -25,26 +26,27 @@ namespace {
 constexpr int kBacklog = 4096;
 // Connections accepted before the loop looks around again.
 constexpr int kTurns = 256;
-// Between two lines of the log about what was refused.
-constexpr std::int64_t kLogMs = 10'000;
+// Between two lines of the log about what was not accepted.
+constexpr std::chrono::seconds kLogPause(10);
+// A free port of one of a host's addresses may be taken at another.
+constexpr int kPortAttempts = 16;
 // After an error that may pass, where nothing could be accepted.
 constexpr std::chrono::milliseconds kPause(100);
-
-std::int64_t NowMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 ino_t InodeOf(int descriptor) {
   struct stat status {};
   return ::fstat(descriptor, &status) == 0 ? status.st_ino : 0;
 }
 
-std::string ErrorText(int error) {
-  std::string text = std::generic_category().message(error);
+std::string Lowered(std::string text) {
   text[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(text[0])));
   return text;
+}
+
+std::string ErrorText(int error) { return Lowered(std::generic_category().message(error)); }
+
+void SetOption(int socket, int option, int value) {
+  static_cast<void>(::setsockopt(socket, IPPROTO_TCP, option, &value, sizeof(value)));
 }
 
 int OpenSpare() { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }
@@ -69,6 +71,33 @@ void SetPort(addrinfo& address, int port) {
   }
 }
 
+using Addresses = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
+
+template <typename Cannot>
+Status Resolve(const std::string& host, const std::string& port, Addresses& found,
+               const Cannot& cannot) {
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* list = nullptr;
+  const int code = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &list);
+  if (code == EAI_SYSTEM) return cannot(ErrorText(errno));
+  if (code != 0) return cannot(Lowered(::gai_strerror(code)));
+  found.reset(list);
+  return Status::Ok();
+}
+
+// Whether the list has the address before, too.
+bool IsBefore(const addrinfo& list, const addrinfo& address) {
+  for (const addrinfo* each = &list; each != &address; each = each->ai_next) {
+    if (each->ai_addrlen == address.ai_addrlen &&
+        std::memcmp(each->ai_addr, address.ai_addr, address.ai_addrlen) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // A socket that listens at the address, or -1 and `error`.
 int Listen(const addrinfo& address, int& error) {
   const int socket = ::socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -78,7 +107,7 @@ int Listen(const addrinfo& address, int& error) {
   }
   const int yes = 1;
   static_cast<void>(::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)));
-  // "[::]" stands for IPv6 alone where IPv4 has a socket of its own: never both on one port unseen.
+  // Whatever the system's default is, "[::]" takes IPv4 as well.
   if (address.ai_family == AF_INET6) {
     const int no = 0;
     static_cast<void>(::setsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)));
@@ -97,8 +126,12 @@ int Listen(const addrinfo& address, int& error) {
 
 bool OpenSockets::HasRoom() {
   if (sockets_.size() < limit_) return true;
+  const auto begin = std::chrono::steady_clock::now();
+  if (begin < next_look_) return false;
   std::erase_if(sockets_,
                 [](const Socket& socket) { return InodeOf(socket.descriptor) != socket.inode; });
+  const auto end = std::chrono::steady_clock::now();
+  next_look_ = end + 9 * (end - begin);
   return sockets_.size() < limit_;
 }
 
@@ -108,18 +141,18 @@ void OpenSockets::Add(int socket) {
 
 // ---- Listener
 
-Listener::Listener(std::size_t max_connections) : open_(max_connections), spare_(OpenSpare()) {}
+Listener::Listener(const Options& options)
+    : options_(options), open_(options.max_connections), spare_(OpenSpare()) {}
 
 Listener::~Listener() {
   Stop();
-  for (const int socket : listening_) ::close(socket);
   if (wake_ >= 0) ::close(wake_);
   if (spare_ >= 0) ::close(spare_);
 }
 
 Result<std::unique_ptr<Listener>> Listener::Open(const std::string& address,
-                                                 std::size_t max_connections) {
-  std::unique_ptr<Listener> listener(new Listener(max_connections));
+                                                 const Options& options) {
+  std::unique_ptr<Listener> listener(new Listener(options));
   FEDMOE_RETURN_IF_ERROR(listener->Bind(address));
   listener->wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (listener->wake_ < 0) {
@@ -129,30 +162,55 @@ Result<std::unique_ptr<Listener>> Listener::Open(const std::string& address,
 }
 
 Status Listener::Bind(const std::string& address) {
-  const std::string cannot = "cannot listen on " + address + ": ";
+  const auto cannot = [&](const std::string& why) {
+    return FailedPrecondition("cannot listen on " + address + ": " + why);
+  };
   const std::size_t colon = address.rfind(':');
   std::string host = address.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int code = ::getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
-  if (code != 0) return FailedPrecondition(cannot + ::gai_strerror(code));
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
+  const std::string port = address.substr(colon + 1);
+  // Where a socket for IPv6 takes IPv4 as well, one is enough.
+  const bool any = host == "0.0.0.0" || host == "::";
+  const std::vector<std::string> hosts =
+      any ? std::vector<std::string>{"::", "0.0.0.0"} : std::vector<std::string>{host};
   int error = 0;
-  for (addrinfo* each = found; each != nullptr; each = each->ai_next) {
-    if (each->ai_family != AF_INET && each->ai_family != AF_INET6) continue;
-    if (port_ != 0) SetPort(*each, port_);
-    const int socket = Listen(*each, error);
-    // A name may have an address that this machine lacks, as "localhost" without IPv6.
-    if (socket < 0 && error == EADDRINUSE) return FailedPrecondition(cannot + ErrorText(error));
-    if (socket < 0) continue;
-    listening_.push_back(socket);
-    port_ = PortOf(socket);
+  for (int attempt = 0; attempt < kPortAttempts; ++attempt) {
+    CloseAll();
+    port_ = 0;
+    error = 0;
+    for (const std::string& each : hosts) {
+      Addresses found(nullptr, ::freeaddrinfo);
+      FEDMOE_RETURN_IF_ERROR(Resolve(each, port, found, cannot));
+      for (addrinfo* next = found.get(); next != nullptr; next = next->ai_next) {
+        if (next->ai_family != AF_INET && next->ai_family != AF_INET6) continue;
+        if (IsBefore(*found, *next)) continue;
+        if (port_ != 0) SetPort(*next, port_);
+        int why = 0;
+        const int socket = Listen(*next, why);
+        if (socket < 0) {
+          error = why;
+          // A name may have an address that this machine lacks, as "localhost" without IPv6; but
+          // part of what was asked for must not be another program's.
+          if (why == EADDRINUSE) break;
+          continue;
+        }
+        listening_.push_back(socket);
+        port_ = PortOf(socket);
+      }
+      if (error == EADDRINUSE || (any && !listening_.empty())) break;
+    }
+    const bool other_port = port == "0" && error == EADDRINUSE;
+    if (!other_port) break;
   }
-  if (!listening_.empty()) return Status::Ok();
-  return FailedPrecondition(cannot + (error == 0 ? "it has no address" : ErrorText(error)));
+  if (error == EADDRINUSE || listening_.empty()) {
+    return cannot(error == 0 ? "it has no address" : ErrorText(error));
+  }
+  return Status::Ok();
+}
+
+void Listener::CloseAll() {
+  for (const int socket : listening_) ::close(socket);
+  listening_.clear();
 }
 
 void Listener::Start(Sink sink) {
@@ -161,10 +219,13 @@ void Listener::Start(Sink sink) {
 }
 
 void Listener::Stop() {
-  if (!thread_.joinable()) return;
-  const std::uint64_t one = 1;
-  static_cast<void>(::write(wake_, &one, sizeof(one)));
-  thread_.join();
+  const std::lock_guard lock(stopping_);
+  if (thread_.joinable()) {
+    const std::uint64_t one = 1;
+    static_cast<void>(::write(wake_, &one, sizeof(one)));
+    thread_.join();
+  }
+  CloseAll();
 }
 
 void Listener::Loop() {
@@ -187,41 +248,65 @@ void Listener::Loop() {
 void Listener::Accept(int listening) {
   for (int turn = 0; turn < kTurns; ++turn) {
     const int socket = ::accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (socket >= 0) {
-      if (!open_.HasRoom()) {
-        ::close(socket);
-        Refuse("as many are open as server.max_connections allows");
-        continue;
-      }
-      const int yes = 1;
-      static_cast<void>(::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)));
-      open_.Add(socket);
-      sink_(socket);
+    if (socket < 0) {
+      if (!AcceptedNothing(listening, errno)) return;
       continue;
     }
-    if (errno == EAGAIN) return;
-    if (errno == EMFILE || errno == ENFILE) {
-      // Left in the queue it would wake the loop for ever: it is accepted with the spare one.
-      if (spare_ >= 0) ::close(spare_);
-      const int last = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
-      if (last >= 0) ::close(last);
-      spare_ = OpenSpare();
-      Refuse("the process may open no more files (ulimit -n)");
-      if (last < 0) return std::this_thread::sleep_for(kPause);
+    if (!open_.HasRoom()) {
+      ::close(socket);
+      Refuse("as many are open as server.max_connections allows");
       continue;
     }
-    // A connection that ended before it was accepted, or what passes; the socket goes on listening.
-    if (errno != EINTR && errno != ECONNABORTED) return std::this_thread::sleep_for(kPause);
+    SetOption(socket, TCP_NODELAY, 1);
+    if (options_.unacknowledged_ms > 0) {
+      SetOption(socket, TCP_USER_TIMEOUT, static_cast<int>(options_.unacknowledged_ms));
+    }
+    open_.Add(socket);
+    sink_(socket);
   }
+}
+
+// Whether there may be more to accept now.
+bool Listener::AcceptedNothing(int listening, int error) {
+  if (error == EAGAIN) return false;
+  if (error == EINTR || error == ECONNABORTED) return true;
+  if (error != EMFILE && error != ENFILE) {
+    LogNowAndThen(fmt::format("no connection could be accepted: {}", ErrorText(error)));
+    std::this_thread::sleep_for(kPause);
+    return false;
+  }
+  // Left in the queue a connection would wake the loop for ever: it is accepted in place of the
+  // spare descriptor, and closed.
+  if (spare_ >= 0) ::close(spare_);
+  const int last = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
+  const int why = errno;
+  if (last >= 0) ::close(last);
+  spare_ = OpenSpare();
+  if (last >= 0) {
+    Refuse(error == EMFILE ? "the process may open no more files (ulimit -n)"
+                           : "the system can open no more files");
+    return true;
+  }
+  // Without a descriptor there is the same error whether or not a connection waits.
+  if (why != EAGAIN) std::this_thread::sleep_for(kPause);
+  return false;
 }
 
 void Listener::Refuse(const char* why) {
   ++refused_;
-  const std::int64_t now_ms = NowMs();
-  if (logged_ms_ != 0 && now_ms - logged_ms_ < kLogMs) return;
-  logged_ms_ = now_ms;
-  spdlog::warn("{} connections refused, {} open: {}", std::exchange(refused_, 0), open_.count(),
-               why);
+  if (!LogNowAndThen(
+          fmt::format("{} connections refused, {} open: {}", refused_, open_.count(), why))) {
+    return;
+  }
+  refused_ = 0;
+}
+
+bool Listener::LogNowAndThen(const std::string& line) {
+  const auto now = std::chrono::steady_clock::now();
+  if (logged_ && now - *logged_ < kLogPause) return false;
+  logged_ = now;
+  spdlog::warn("{}", line);
+  return true;
 }
 
 }  // namespace fedmoe

@@ -1,11 +1,13 @@
 // What waits for the journal while the journal waits for the disk, and what comes to the disk
 // though no round follows.
+#include <atomic>
 #include <functional>
 #include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "common/forwarding_file_system.h"
 #include "tests/coordinator/raw_client.h"
 
 namespace fedmoe {
@@ -62,6 +64,22 @@ class HeldJournal final : public DiskHook {
   int let_go_ = 0;
 };
 
+// The real file system, whose reports wait until they are let through.
+class HeldReports final : public ForwardingFileSystem {
+ public:
+  HeldReports() : ForwardingFileSystem(PosixFileSystem()) {}
+  Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
+    if (path.ends_with("rounds.jsonl") && hold) {
+      held = true;
+      while (hold) std::this_thread::sleep_for(milliseconds(1));
+      held = false;
+    }
+    return base().OpenForAppend(path);
+  }
+  std::atomic<bool> hold = false;
+  std::atomic<bool> held = false;
+};
+
 class DurabilityOrderTest : public ::testing::Test {
  protected:
   DurabilityOrderTest() : coordinator(Options(&journal), directory.File("run")) {}
@@ -101,19 +119,21 @@ class DurabilityOrderTest : public ::testing::Test {
     return PosixFileSystem().List(directory.File("run/spool"))->size();
   }
   // Both take part in a round, and the first has answered.
-  void BeginRound() {
-    for (RawClient* client : {&one, &two}) client->Join();
+  void BeginRound(bool join = true) {
+    for (RawClient* client : {&one, &two}) {
+      if (join) client->Join();
+    }
     for (RawClient* client : {&one, &two}) client->TakeTask();
     ASSERT_TRUE(one.Submit(one.Answer()).value().accepted());
   }
   // The second answers, and the journal is held before it has that; the round is committed
   // meanwhile.
-  std::future<Result<Verdict>> CommitRoundHeld() {
+  std::future<Result<Verdict>> CommitRoundHeld(ModelVersion version = 1) {
     journal.Hold();
     std::future<Result<Verdict>> answered =
         std::async(std::launch::async, [this] { return two.Submit(two.Answer()); });
     journal.WaitUntilHeld();
-    WaitFor([this] { return Status()["version"] == 1; });
+    WaitFor([&] { return Status()["version"] == version; });
     return answered;
   }
 
@@ -180,6 +200,31 @@ TEST_F(DurabilityOrderTest, NothingIsRemovedBeforeTheRoundThatNeededItIsDurable)
   journal.Release();
   EXPECT_TRUE(answered.get().value().accepted());
   WaitFor([this] { return SpooledFiles() == 0 && !Has("checkpoints/000000.json"); });
+}
+
+// A portion that is under way meanwhile must not be followed by one that knows the round.
+TEST_F(DurabilityOrderTest, NoPortionFollowsAnotherBeforeTheRoundIsDurable) {
+  HeldReports files;
+  coordinator.UseFiles(files);
+  coordinator.options.small_bytes = 0;
+  coordinator.options.run.rounds = 3;
+  ASSERT_OK(coordinator.Start());
+  files.hold = true;
+  BeginRound();
+  ASSERT_TRUE(two.Submit(two.Answer()).value().accepted());
+  WaitFor([&] { return files.held.load(); });
+  BeginRound(false);
+  std::future<Result<Verdict>> answered = CommitRoundHeld(2);
+  std::this_thread::sleep_for(milliseconds(300));  // the next portion is due
+  files.hold = false;
+  WaitFor([&] { return !files.held; });
+  std::this_thread::sleep_for(kLongEnough);
+  EXPECT_EQ(SpooledFiles(), 2u);
+  EXPECT_TRUE(Has("checkpoints/000001.json"));
+  journal.Release();
+  EXPECT_TRUE(answered.get().value().accepted());
+  WaitFor([this] { return SpooledFiles() == 0 && !Has("checkpoints/000001.json"); });
+  coordinator.Kill();  // before its files
 }
 
 TEST_F(DurabilityOrderTest, ARunIsOverOnceItsEndIsDurable) {

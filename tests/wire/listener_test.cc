@@ -1,13 +1,15 @@
 // Connections are bounded, and whatever is opened against the coordinator, it goes on listening.
 #include "coordinator/listener.h"
 
-#include <algorithm>
+#include <cerrno>
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +18,9 @@
 
 namespace fedmoe {
 namespace {
+
+// The open sockets are not looked through at once after the last time.
+constexpr std::chrono::milliseconds kAfterALook(50);
 
 // A descriptor of the test's own.
 class Descriptor {
@@ -37,11 +42,16 @@ class Descriptor {
 
 Descriptor NewSocket() { return Descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)); }
 
-void Connect(const Descriptor& socket, int port) {
+sockaddr_in AddressOf(int port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<std::uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return address;
+}
+
+void Connect(const Descriptor& socket, int port) {
+  sockaddr_in address = AddressOf(port);
   ASSERT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
 }
 
@@ -61,7 +71,9 @@ bool IsClosed(const Descriptor& socket) {
 class ListenerTest : public ::testing::Test {
  protected:
   void Start(std::size_t max_connections) {
-    listener_ = Listener::Open("127.0.0.1:0", max_connections).value();
+    listener_ = Listener::Open("127.0.0.1:0",
+                               {.max_connections = max_connections, .unacknowledged_ms = 7'000})
+                    .value();
     listener_->Start([this](int socket) {
       const std::lock_guard lock(mutex_);
       accepted_.emplace_back(socket);
@@ -91,6 +103,7 @@ TEST_F(ListenerTest, RefusesConnectionsPastTheLimitUntilOthersHaveEnded) {
     const std::lock_guard lock(mutex_);
     accepted_.erase(accepted_.begin(), accepted_.begin() + 2);
   }
+  std::this_thread::sleep_for(kAfterALook);
   for (int i = 0; i < 2; ++i) clients.push_back(ConnectTo(listener_->port()));
   WaitFor(3);
   EXPECT_TRUE(IsClosed(ConnectTo(listener_->port())));
@@ -120,20 +133,54 @@ TEST_F(ListenerTest, HandsNothingOnAfterItsEnd) {
   Start(3);
   listener_->Stop();
   listener_->Stop();
-  const Descriptor client = ConnectTo(listener_->port());
+  sockaddr_in address = AddressOf(listener_->port());
+  const Descriptor client = NewSocket();
+  EXPECT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), -1);
+  EXPECT_EQ(errno, ECONNREFUSED);
   WaitFor(0);
 }
 
+TEST_F(ListenerTest, ConnectionsAreReadyForGrpc) {
+  Start(1);
+  const Descriptor client = ConnectTo(listener_->port());
+  WaitFor(1);
+  const auto option = [&](int name) {
+    int value = -1;
+    socklen_t size = sizeof(value);
+    EXPECT_EQ(::getsockopt(accepted_[0].get(), IPPROTO_TCP, name, &value, &size), 0);
+    return value;
+  };
+  EXPECT_EQ(option(TCP_NODELAY), 1);
+  EXPECT_EQ(option(TCP_USER_TIMEOUT), 7'000);
+  EXPECT_NE(::fcntl(accepted_[0].get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_NE(::fcntl(accepted_[0].get(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
 TEST(ListenerAddress, IsWhatItsHostHas) {
-  EXPECT_GT(Listener::Open("localhost:0", 1).value()->port(), 0);
-  const auto first = Listener::Open("0.0.0.0:0", 1).value();
+  EXPECT_GT(Listener::Open("localhost:0", {.max_connections = 1}).value()->port(), 0);
+  // Every address of this machine, by either name.
+  for (const char* any : {"0.0.0.0:0", "[::]:0"}) {
+    const auto listener = Listener::Open(any, {.max_connections = 1}).value();
+    Connect(NewSocket(), listener->port());
+    const Descriptor six(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in6 address{};
+    address.sin6_family = AF_INET6;
+    address.sin6_port = htons(static_cast<std::uint16_t>(listener->port()));
+    address.sin6_addr = IN6ADDR_LOOPBACK_INIT;
+    const bool connected =
+        ::connect(six.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    // Where there is no IPv6 nobody can come by it.
+    EXPECT_TRUE(connected || errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL || errno == EBADF)
+        << errno;
+  }
+  const auto first = Listener::Open("0.0.0.0:0", {.max_connections = 1}).value();
   const std::string taken = "0.0.0.0:" + std::to_string(first->port());
-  EXPECT_EQ(Listener::Open(taken, 1).status().ToString(),
+  EXPECT_EQ(Listener::Open(taken, {.max_connections = 1}).status().ToString(),
             "FAILED_PRECONDITION: cannot listen on " + taken + ": address already in use");
-  EXPECT_EQ(Listener::Open("192.0.2.1:0", 1).status().message(),
+  EXPECT_EQ(Listener::Open("192.0.2.1:0", {.max_connections = 1}).status().message(),
             "cannot listen on 192.0.2.1:0: cannot assign requested address");
-  EXPECT_EQ(Listener::Open("127.0.0.1:port", 1).status().message(),
-            "cannot listen on 127.0.0.1:port: Servname not supported for ai_socktype");
+  EXPECT_EQ(Listener::Open("127.0.0.1:port", {.max_connections = 1}).status().message(),
+            "cannot listen on 127.0.0.1:port: servname not supported for ai_socktype");
 }
 
 TEST(OpenSocketsTest, ADescriptorThatIsUsedAgainIsAnother) {
@@ -149,6 +196,7 @@ TEST(OpenSocketsTest, ADescriptorThatIsUsedAgainIsAnother) {
   sockets[0] = Descriptor(-1);
   const Descriptor again = NewSocket();
   EXPECT_EQ(again.get(), first);
+  std::this_thread::sleep_for(kAfterALook);
   EXPECT_TRUE(open.HasRoom());
   EXPECT_EQ(open.count(), 1u);
 }
