@@ -20,9 +20,12 @@ class CommandQueue {
 
   // False if the queue is full or closed: the caller answers RESOURCE_EXHAUSTED.
   bool TryPush(Command command) {
-    std::lock_guard lock(mutex_);
-    if (closed_ || commands_.size() >= limit_) return false;
-    commands_.push_back(std::move(command));
+    {
+      std::lock_guard lock(mutex_);
+      if (closed_ || commands_.size() >= limit_) return false;
+      commands_.push_back(std::move(command));
+      if (commands_.size() > 1) return true;
+    }
     ready_.notify_one();
     return true;
   }
@@ -30,9 +33,12 @@ class CommandQueue {
   // For completions of work that the consumer itself started: not counted against the limit. False
   // if closed.
   bool Push(Command command) {
-    std::lock_guard lock(mutex_);
-    if (closed_) return false;
-    commands_.push_back(std::move(command));
+    {
+      std::lock_guard lock(mutex_);
+      if (closed_) return false;
+      commands_.push_back(std::move(command));
+      if (commands_.size() > 1) return true;  // the first has woken the consumer
+    }
     ready_.notify_one();
     return true;
   }

@@ -84,6 +84,9 @@ class Upload : public std::enable_shared_from_this<Upload> {
   // Appends a piece to the spool on the pool; `done` is called there. What is past the announced
   // size is counted and not kept: Finish() then rejects the update.
   void Append(std::string bytes, Done done);
+  // Append() of the last piece, then Finish(), in one step: `done` as theirs, of the piece first,
+  // and of the update only if that was well.
+  void AppendLast(std::string bytes, Done appended, VerdictDone done);
   // The transfer was cut: what has come is kept for the next one of the same task, until the task
   // is over. Instead of Finish().
   void Park();
@@ -93,8 +96,21 @@ class Upload : public std::enable_shared_from_this<Upload> {
 
  private:
   friend class CoordinatorCore;
-  void FinishOnWorker(const VerdictDone& done);
+  // Of the uploads of a task one has the right to become durable, until it is taken from it.
+  enum class Right { kNone, kMay, kUsed };
+
+  Status AppendOnWorker(const std::string& bytes);
+  // `waits`: the thread may wait for the disk.
+  void FinishOnWorker(const VerdictDone& done, bool waits);
   void KeepIfFirst(const Verdict& content, const VerdictDone& done);
+  void Keep(const VerdictDone& done);
+  // False: it has been used, or there was none.
+  bool Use() { return Change(Right::kUsed); }
+  bool Revoke() { return Change(Right::kNone); }
+  bool Change(Right to) {
+    Right may = Right::kMay;
+    return right_.compare_exchange_strong(may, to);
+  }
   Result<Verdict> Check();
 
   CoordinatorCore& core_;
@@ -103,6 +119,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   const UpdateHeader header_;
   std::unique_ptr<IncomingUpdate> file_;
   std::uint64_t received_bytes_ = 0;
+  std::atomic<Right> right_{Right::kNone};
   const std::shared_ptr<void> ticket_;  // counts among the client's uploads while it lives
   const std::weak_ptr<WorkerPool> pool_;
 };
@@ -356,8 +373,8 @@ class CoordinatorCore {
   std::optional<Milliseconds> portion_ms_;  // when the last housekeeping began
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
-  std::vector<RoundReport> reports_;  // not yet in the run directory
-  std::set<TaskId> keeping_;          // whose update is being made durable
+  std::vector<RoundReport> reports_;                // not yet in the run directory
+  std::map<TaskId, std::weak_ptr<Upload>> rights_;  // which upload may become durable
   std::map<ClientId, ParkedPoll> polls_;
   Milliseconds next_poll_end_ms_ = 0;  // none ends before it
   Milliseconds polls_heard_ms_ = 0;    // when their clients were last heard

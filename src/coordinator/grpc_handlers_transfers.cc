@@ -291,6 +291,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
       return Close(intact);
     }
     received_ += data.size();
+    if (received_ == total_bytes_) return Last(std::move(data));
     upload_->Append(std::move(data), [this](const Status& status) {
       permit_.Reset();
       if (!status.ok()) return Close(status);
@@ -298,6 +299,20 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
       if (received_ > total_bytes_) return Judge();
       Next();
     });
+  }
+
+  // All that was announced is here: nothing more is read, not even the end of the stream.
+  void Last(std::string data) {
+    upload_->AppendLast(
+        std::move(data),
+        [this](const Status& status) {
+          permit_.Reset();
+          if (!status.ok()) Close(status);
+        },
+        [this](Result<Verdict> verdict) {
+          if (!verdict.ok()) return Close(verdict.status());
+          Answer(*verdict);
+        });
   }
 
   // No more chunks: the client is through, or has gone. Only a whole update is judged; a part of

@@ -45,9 +45,12 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
     DropFile(std::move(parked));
     parked = spool_->Begin(header.task, header.total_bytes);
   }
-  reply(UploadStart{
-      .verdict = std::nullopt,
-      .upload = std::make_shared<Upload>(*this, session, task, header, std::move(parked), ticket)});
+  const auto upload =
+      std::make_shared<Upload>(*this, session, task, header, std::move(parked), ticket);
+  std::erase_if(rights_, [](const auto& entry) { return entry.second.expired(); });
+  // Of two the later one asks for it when all of it is here.
+  if (rights_.try_emplace(task.task, upload).second) upload->right_ = Upload::Right::kMay;
+  reply(UploadStart{.verdict = std::nullopt, .upload = upload});
 }
 
 // ---- Transfers that were cut. On the round thread, but for Park().
@@ -133,29 +136,52 @@ Upload::~Upload() {
 void Upload::Append(std::string bytes, Done done) {
   core_.Touch(session_);
   core_.pool_->Run([self = shared_from_this(), bytes = std::move(bytes), done = std::move(done)] {
-    self->core_.CountUp(bytes.size());
-    self->received_bytes_ += bytes.size();
-    if (self->received_bytes_ > self->header_.total_bytes) return done(Status::Ok());
-    done(self->file_->Append(AsBytes(std::string_view(bytes))));
+    done(self->AppendOnWorker(bytes));
   });
+}
+
+void Upload::AppendLast(std::string bytes, Done appended, VerdictDone done) {
+  core_.Touch(session_);
+  // To check a small update takes less than the change to another thread.
+  const bool small = header_.total_bytes <= core_.options().small_bytes;
+  WorkerPool& pool = small ? *core_.syncs_ : *core_.pool_;
+  pool.Run([self = shared_from_this(), bytes = std::move(bytes), appended = std::move(appended),
+            done = std::move(done), small]() mutable {
+    const Status status = self->AppendOnWorker(bytes);
+    std::string().swap(bytes);
+    appended(status);
+    if (status.ok()) self->FinishOnWorker(done, small);
+  });
+}
+
+Status Upload::AppendOnWorker(const std::string& bytes) {
+  core_.CountUp(bytes.size());
+  received_bytes_ += bytes.size();
+  if (received_bytes_ > header_.total_bytes) return Status::Ok();
+  return file_->Append(AsBytes(std::string_view(bytes)));
 }
 
 void Upload::Finish(VerdictDone done) {
   core_.pool_->Run(
-      [self = shared_from_this(), done = std::move(done)] { self->FinishOnWorker(done); });
+      [self = shared_from_this(), done = std::move(done)] { self->FinishOnWorker(done, false); });
 }
 
-void Upload::FinishOnWorker(const VerdictDone& done) {
+void Upload::FinishOnWorker(const VerdictDone& done, bool waits) {
   Result<Verdict> content = Check();
   if (!content.ok()) return done(content.status());
   if (!content->accepted()) file_.reset();
+  if (content->accepted() && Use()) {
+    if (waits) return Keep(done);
+    core_.syncs_->Run([self = shared_from_this(), done] { self->Keep(done); });
+    return;
+  }
   core_.PostOr(
       [self = shared_from_this(), verdict = *content, done] { self->KeepIfFirst(verdict, done); },
       [done] { done(Cancelled("the coordinator is going down")); });
 }
 
-// On the round thread. Only one update of a task may become durable: one that comes beside it, or
-// after it, must not take the place of the bytes that were counted.
+// On the round thread: there are, or were, several. Only one update of a task may become durable:
+// one that comes beside it, or after it, must not take the place of the bytes that were counted.
 void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
   const auto task = core_.state_.tasks.find(task_.task);
   const bool open =
@@ -165,16 +191,22 @@ void Upload::KeepIfFirst(const Verdict& content, const VerdictDone& done) {
     core_.verdicts_[task_.task].push_back(done);
     return core_.HandleUpdate(header_, content);
   }
-  if (!core_.keeping_.insert(task_.task).second) {
+  std::weak_ptr<Upload>& holder = core_.rights_[task_.task];
+  if (const std::shared_ptr<Upload> other = holder.lock(); other != nullptr && !other->Revoke()) {
     return done(Unavailable("another upload of task " + std::to_string(task_.task) +
                             " is being taken in; ask again"));
   }
-  core_.syncs_->Run([self = shared_from_this(), done] {
-    const Status kept = self->file_->Keep();
-    if (kept.ok()) return self->core_.MakeUpdateDurable(self, done);
-    self->core_.PostOr([self, kept, done] { self->core_.CountKept(self->header_, kept, done); },
-                       [done] { done(Cancelled("the coordinator is going down")); });
-  });
+  holder = weak_from_this();
+  right_ = Right::kUsed;
+  core_.syncs_->Run([self = shared_from_this(), done] { self->Keep(done); });
+}
+
+void Upload::Keep(const VerdictDone& done) {
+  const Status kept = file_->Keep();
+  if (kept.ok()) return core_.MakeUpdateDurable(shared_from_this(), done);
+  core_.PostOr(
+      [self = shared_from_this(), kept, done] { self->core_.CountKept(self->header_, kept, done); },
+      [done] { done(Cancelled("the coordinator is going down")); });
 }
 
 // An update that has its name and is being made durable: its bytes by one job, its name by another.
@@ -223,13 +255,15 @@ void CoordinatorCore::Synced(const std::shared_ptr<KeptUpdate>& update,
     if (update->status.ok()) update->status = status;
     if (--update->left > 0) return;
   }
+  // What it has beside what is kept goes here, where files may be waited for.
+  update->upload->file_.reset();
   PostOr([this, update] { CountKept(update->upload->header_, update->status, update->done); },
          [update] { update->done(Cancelled("the coordinator is going down")); });
 }
 
 void CoordinatorCore::CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
                                 const Upload::VerdictDone& done) {
-  keeping_.erase(header.task);
+  rights_.erase(header.task);
   if (!kept.ok()) return done(kept);
   verdicts_[header.task].push_back(done);
   HandleUpdate(header, Verdict{});

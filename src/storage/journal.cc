@@ -73,7 +73,13 @@ struct Journal::Database {
   std::unique_ptr<SqliteHook> hook;  // outlives the handle
   sqlite3* handle = nullptr;
 
-  ~Database() { sqlite3_close(handle); }
+  // Of every commit; prepared with the first.
+  std::unique_ptr<Statement> begin, insert, commit;
+
+  ~Database() {
+    for (std::unique_ptr<Statement>* each : {&begin, &insert, &commit}) each->reset();
+    sqlite3_close(handle);
+  }
 
   Status Failure(int code) const {
     const char* message = handle != nullptr ? sqlite3_errmsg(handle) : sqlite3_errstr(code);
@@ -83,6 +89,22 @@ struct Journal::Database {
   Status Execute(const char* sql) {
     const int code = sqlite3_exec(handle, sql, nullptr, nullptr, nullptr);
     return code == SQLITE_OK ? Status::Ok() : Failure(code);
+  }
+
+  // One step of a statement that is kept, with `text` bound to its parameter if there is one.
+  Status Step(std::unique_ptr<Statement>& kept, const char* sql,
+              const std::string* text = nullptr) {
+    if (kept == nullptr) kept = std::make_unique<Statement>(handle, sql);
+    if (text != nullptr) kept->Bind(1, *text);
+    const int code = kept->Step();
+    const Status status = code == SQLITE_DONE ? Status::Ok() : Failure(code);
+    // One that could not be prepared is tried again.
+    if (status.ok()) {
+      kept->Reset();
+    } else {
+      kept.reset();
+    }
+    return status;
   }
 
   Status Run(const char* sql, const std::vector<std::string>& texts) {
@@ -114,20 +136,17 @@ struct Journal::Database {
   // `body` between BEGIN and COMMIT; rolled back where any of it fails.
   template <typename Body>
   Status Transaction(Body body) {
-    FEDMOE_RETURN_IF_ERROR(Execute("BEGIN IMMEDIATE"));
+    FEDMOE_RETURN_IF_ERROR(Step(begin, "BEGIN IMMEDIATE"));
     Status status = body();
-    if (status.ok()) status = Execute("COMMIT");
+    if (status.ok()) status = Step(commit, "COMMIT");
     // Some errors have rolled back by themselves; then this has nothing to do and says so.
     if (!status.ok()) static_cast<void>(Execute("ROLLBACK"));
     return status;
   }
 
   Status InsertEvents(const std::vector<std::string>& events) {
-    Statement insert(handle, "INSERT INTO events (event) VALUES (?)");
     for (const std::string& event : events) {
-      insert.Bind(1, event);
-      if (const int code = insert.Step(); code != SQLITE_DONE) return Failure(code);
-      insert.Reset();
+      FEDMOE_RETURN_IF_ERROR(Step(insert, "INSERT INTO events (event) VALUES (?)", &event));
     }
     return Status::Ok();
   }
@@ -197,6 +216,8 @@ Status Journal::Commit() {
 
 Status Journal::Write(const Batch& batch) {
   if (batch.empty()) return Status::Ok();
+  // A statement alone is a transaction of its own.
+  if (batch.size() == 1) return database_->InsertEvents(batch);
   return database_->Transaction([&] { return database_->InsertEvents(batch); });
 }
 

@@ -34,10 +34,6 @@ std::set<std::string> OwnFilesOf(const Manifest& manifest) {
   return own;
 }
 
-std::string LocationOf(const StoredShard& shard) {
-  return shard.file + ":" + std::to_string(shard.offset);
-}
-
 }  // namespace
 
 std::vector<Digest> Manifest::Digests() const {
@@ -246,11 +242,12 @@ Status ShardStore::Commit(const Manifest& staged, Syncing syncing) {
   FEDMOE_RETURN_IF_ERROR(RemoveManifest(staged.version, syncing));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    manifests_.erase(staged.version);
-    locations_.clear();
-    for (const auto& [version, manifest] : manifests_) Index(manifest);
+    if (manifests_.erase(staged.version) > 0) {
+      locations_.clear();
+      for (const auto& [version, manifest] : manifests_) Index(manifest);
+    }
     for (const std::string& name : OwnFilesOf(staged)) {
-      std::erase_if(verified_, [&](const std::string& at) { return at.starts_with(name + ":"); });
+      verified_.erase(name);
       open_.erase(name);
     }
   }
@@ -279,7 +276,7 @@ Status ShardStore::Commit(const Manifest& staged, Syncing syncing) {
   // Their digests were taken of the bytes as they were written.
   const std::set<std::string> own = OwnFilesOf(staged);
   for (const StoredShard& shard : staged.shards) {
-    if (own.contains(shard.file)) verified_.insert(LocationOf(shard));
+    if (own.contains(shard.file)) verified_[shard.file].insert(shard.offset);
   }
   return Status::Ok();
 }
@@ -330,8 +327,10 @@ Status ShardStore::Prune(int keep, const std::set<ModelVersion>& pinned, ModelVe
   std::set<std::string> candidates;
   for (const Manifest& manifest : gone) candidates.merge(FilesOf(manifest));
   for (const std::string& name : candidates) {
-    if (needed.contains(name) || !files_.Exists(PathOf(name))) continue;
+    if (needed.contains(name)) continue;
+    verified_.erase(name);
     open_.erase(name);
+    if (!files_.Exists(PathOf(name))) continue;
     FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));
   }
   return Status::Ok();
@@ -357,12 +356,18 @@ Result<StoredShard> ShardStore::Locate(const Digest& digest) const {
     const auto found = locations_.find(digest);
     if (found == locations_.end()) return NotFound(directory_ + ": no shard " + digest);
     shard = found->second;
-    if (verified_.contains(LocationOf(shard))) return shard;
+    if (IsVerified(shard)) return shard;
   }
   FEDMOE_RETURN_IF_ERROR(Verify(shard));
   const std::lock_guard<std::mutex> lock(mutex_);
-  verified_.insert(LocationOf(shard));
+  // It may have been pruned meanwhile.
+  if (locations_.contains(digest)) verified_[shard.file].insert(shard.offset);
   return shard;
+}
+
+bool ShardStore::IsVerified(const StoredShard& shard) const {
+  const auto file = verified_.find(shard.file);
+  return file != verified_.end() && file->second.contains(shard.offset);
 }
 
 Status ShardStore::Verify(const StoredShard& shard) const {

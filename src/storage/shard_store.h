@@ -140,6 +140,7 @@ class ShardStore {
                     const std::vector<ShardContent>& changed) const;
   Status RemoveManifest(ModelVersion version, Syncing syncing = Syncing::kNow);
   void Index(const Manifest& manifest);
+  bool IsVerified(const StoredShard& shard) const;  // with mutex_ held
   // The shard's location, its digest verified.
   Result<StoredShard> Locate(const Digest& digest) const;
   Status Verify(const StoredShard& shard) const;
@@ -155,7 +156,8 @@ class ShardStore {
   mutable std::mutex mutex_;
   std::map<ModelVersion, Manifest> manifests_;
   std::map<Digest, StoredShard> locations_;  // the oldest version's where there are several
-  mutable std::set<std::string> verified_;   // "FILE:OFFSET"
+  // Offsets of the shards whose digests were verified, by file.
+  mutable std::map<std::string, std::set<std::uint64_t>> verified_;
   mutable std::map<std::string, std::shared_ptr<const RandomAccessFile>> open_;  // by name
 };
 

@@ -220,11 +220,13 @@ TEST_F(LoopbackTest, AStalledUploadKeepsItsPlaceOnlyForAWhile) {
   // Its first chunk's place is all of the lane.
   const auto stub = Stub();
   grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
   v1::SubmitUpdateReply reply;
   const auto writer = stub->SubmitUpdate(&context, &reply);
   v1::UpdateChunk first;
   *first.mutable_header() = ToProto(session, header);
   ASSERT_TRUE(writer->Write(first));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it has its place before others
   const auto verdict = transport_->SubmitUpdate(
       session, header, [&](const auto& sink) { return EncodeUpdate(task.task, blocks, sink); });
   ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
@@ -339,11 +341,11 @@ TEST_F(LoopbackTest, MoreBytesThanAnnouncedAreAMalformedUpdate) {
                                     .total_bytes = 8,
                                     .feedback = ResultOf(task).feedback});
   v1::UpdateChunk chunk;
-  chunk.mutable_data()->set_data("12345678");
-  chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view("12345678"))));
+  chunk.mutable_data()->set_data("1234567812345678");
+  chunk.mutable_data()->set_crc32c(Crc32c(AsBytes(std::string_view("1234567812345678"))));
   v1::SubmitUpdateReply reply;
   const auto stub = Stub();
-  const grpc::Status status = SendRaw(*stub, header, {chunk, chunk}, reply);
+  const grpc::Status status = SendRaw(*stub, header, {chunk}, reply);
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(reply.detail(), "the header announces 8 bytes, 16 came");
 }
