@@ -146,8 +146,10 @@ std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announce
       JoinPath(directory_, PaddedNumber(task) + "." + std::to_string(::getpid()) + "-" +
                                std::to_string(++counter) + std::string(kTemporarySuffix));
   const bool small = announced_bytes <= segment_update_bytes_;
-  return std::make_unique<SpooledUpdate>(files_, incoming_, directory_, task, announced_bytes,
-                                         temporary, small ? segments_.get() : nullptr);
+  // One that is to be a file is one from the beginning: many at once would fill the memory.
+  return std::make_unique<SpooledUpdate>(small ? files_ : disk_, incoming_, directory_, task,
+                                         announced_bytes, temporary,
+                                         small ? segments_.get() : nullptr);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {

@@ -38,9 +38,9 @@ class IncomingUpdate {
 struct SpoolOptions {
   // Updates up to this size go into segments. 0: none does.
   std::uint64_t segment_update_bytes = 0;
-  // Where updates are while they come in, if not in the spool's own file system, of which it must
-  // be a view: small ones need not touch the disk before they are kept. Updates that outlive the
-  // spool hold on to it.
+  // Where small updates are while they come in, if not in the spool's own file system, of which it
+  // must be a view: small ones need not touch the disk before they are kept. Updates that outlive
+  // the spool hold on to it.
   std::shared_ptr<FileSystem> incoming;
 };
 
@@ -66,11 +66,13 @@ class Spool {
  private:
   Spool(FileSystem& files, std::string directory, const SpoolOptions& options)
       : incoming_(options.incoming),
+        disk_(files),
         files_(options.incoming != nullptr ? *options.incoming : files),
         directory_(std::move(directory)),
         segment_update_bytes_(options.segment_update_bytes) {}
   const std::shared_ptr<FileSystem> incoming_;
-  FileSystem& files_;  // of updates that come in, and of those with files of their own
+  FileSystem& disk_;
+  FileSystem& files_;  // of small updates that come in
   std::string directory_;
   std::uint64_t segment_update_bytes_;
   std::unique_ptr<SegmentLog> segments_;
