@@ -1,7 +1,9 @@
 // What a client that means harm can do with an upload: not hold a round past its deadline, not take
 // more of the disk than two updates, and not choose a file's name.
+#include <algorithm>
 #include <future>
 #include <regex>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -126,6 +128,58 @@ TEST_F(HostileClientTest, ATotalBeyondTheTaskTakesNoPlaceOnTheDisk) {
     EXPECT_THAT(Spool(), IsEmpty());
   }
 }
+
+// Whichever of two uploads of a task is whole first is the one that counts: what comes after it does
+// not take the place of its bytes.
+class TwoUploads : public HostileClientTest, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(TwoUploads, TheOneThatIsCountedStays) {
+  Start();
+  TakeTasks();
+  const auto encode = [this](float value) {
+    TrainResult result = hostile.Answer();
+    std::vector<OutgoingBlock> blocks;
+    for (BlockDelta& block : result.blocks) {
+      std::fill(block.delta.begin(), block.delta.end(), value);
+      blocks.push_back({.parameter = block.parameter, .delta = block.delta});
+    }
+    std::string bytes;
+    EXPECT_OK(EncodeUpdate(hostile.task.task, blocks, [&](std::span<const std::byte> piece) {
+      bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+      return Status::Ok();
+    }));
+    return std::pair(hostile.HeaderFor(result, blocks), bytes);
+  };
+  const auto finish = [](const std::shared_ptr<Upload>& upload, const std::string& bytes) {
+    std::promise<Result<Verdict>> answer;
+    upload->AppendLast(
+        bytes, [](const Status& status) { EXPECT_OK(status); },
+        [&](Result<Verdict> verdict) { answer.set_value(std::move(verdict)); });
+    return answer.get_future().get();
+  };
+  std::vector<std::pair<std::shared_ptr<Upload>, std::string>> uploads;
+  for (const float value : {1.0f, 2.0f}) {
+    auto [header, bytes] = encode(value);
+    std::promise<Result<UploadStart>> answer;
+    coordinator.core().BeginUpdate(
+        hostile.session, header,
+        [&](Result<UploadStart> start) { answer.set_value(std::move(start)); });
+    const Result<UploadStart> start = answer.get_future().get();
+    ASSERT_OK(start.status());
+    uploads.emplace_back(start->upload, std::move(bytes));
+  }
+  if (!GetParam()) std::swap(uploads[0], uploads[1]);
+  EXPECT_TRUE(finish(uploads[0].first, uploads[0].second).value().accepted());
+  EXPECT_TRUE(finish(uploads[1].first, uploads[1].second).value().accepted()) << "it is known";
+  for (auto& upload : uploads) upload.first.reset();
+  std::vector<std::string> kept = Spool();
+  std::erase_if(kept, [](const std::string& name) { return name.ends_with(".tmp"); });
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(ReadAll(directory.File("run/spool/" + kept[0])), uploads[0].second);
+}
+
+// Whether the one that began first is whole first.
+INSTANTIATE_TEST_SUITE_P(Order, TwoUploads, ::testing::Values(true, false));
 
 // However many tasks a client lets lapse, what it began for them does not add up.
 TEST_F(HostileClientTest, UploadsThatNeverEndAreTwoInAll) {
