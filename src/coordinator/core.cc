@@ -316,8 +316,10 @@ void CoordinatorCore::DeliverTasks(const ClientId& client) {
                                 .tasks = static_cast<int>(state_.tasks.size())});
 }
 
-// What a client that asks for work is told once the run has ended.
-Result<NextTaskReply> CoordinatorCore::EndOfRun(const ClientId& client) {
+// What a client that asks for work is told once the run has ended. Who has gone meanwhile will not
+// hear it, and is waited for.
+Result<NextTaskReply> CoordinatorCore::EndOfRun(const ClientId& client, const Poll& poll) {
+  if (poll.abandoned) return Cancelled("the caller has gone");
   told_.insert(client);
   if (state_.status != RunStatus::kCompleted) {
     // Restarted, the coordinator takes the run up again, and its clients must not have gone.

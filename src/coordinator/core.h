@@ -266,7 +266,7 @@ class CoordinatorCore {
   Milliseconds HeartbeatGrainMs() const;
   void HearParkedPolls();
   void Hear(const SessionId& session);
-  Result<NextTaskReply> EndOfRun(const ClientId& client);
+  Result<NextTaskReply> EndOfRun(const ClientId& client, const Poll& poll);
   void OnFatal(const fedmoe::Status& status);
   void FinishIfToldAll();
   void EndHeldPolls();

@@ -217,7 +217,9 @@ void CoordinatorCore::On(Finish& action) {
   Defer([this, status = action.status, detail = action.detail](const fedmoe::Status& durable) {
     if (!durable.ok()) return;
     Conclude(status, detail);
-    for (auto& [client, poll] : std::exchange(polls_, {})) poll.done(EndOfRun(client));
+    for (auto& [client, poll] : std::exchange(polls_, {})) {
+      poll.done(EndOfRun(client, *poll.poll));
+    }
   });
 }
 

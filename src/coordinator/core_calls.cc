@@ -76,8 +76,8 @@ void CoordinatorCore::NextTask(SessionId session, std::shared_ptr<Poll> poll,
     if (poll->abandoned) return reply(Cancelled("the caller has gone"));
     if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
     if (state_.phase == Phase::kFinished) {
-      return Defer([this, session, reply](const fedmoe::Status& durable) {
-        reply(durable.ok() ? EndOfRun(session.client) : Result<NextTaskReply>(durable));
+      return Defer([this, session, poll, reply](const fedmoe::Status& durable) {
+        reply(durable.ok() ? EndOfRun(session.client, *poll) : Result<NextTaskReply>(durable));
       });
     }
     EndPoll(session.client, NextTaskReply{});

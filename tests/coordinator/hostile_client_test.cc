@@ -129,8 +129,8 @@ TEST_F(HostileClientTest, ATotalBeyondTheTaskTakesNoPlaceOnTheDisk) {
   }
 }
 
-// Whichever of two uploads of a task is whole first is the one that counts: what comes after it does
-// not take the place of its bytes.
+// Whichever of two uploads of a task is whole first is the one that counts: what comes after it
+// does not take the place of its bytes.
 class TwoUploads : public HostileClientTest, public ::testing::WithParamInterface<bool> {};
 
 TEST_P(TwoUploads, TheOneThatIsCountedStays) {
@@ -161,9 +161,9 @@ TEST_P(TwoUploads, TheOneThatIsCountedStays) {
   for (const float value : {1.0f, 2.0f}) {
     auto [header, bytes] = encode(value);
     std::promise<Result<UploadStart>> answer;
-    coordinator.core().BeginUpdate(
-        hostile.session, header,
-        [&](Result<UploadStart> start) { answer.set_value(std::move(start)); });
+    coordinator.core().BeginUpdate(hostile.session, header, [&](Result<UploadStart> start) {
+      answer.set_value(std::move(start));
+    });
     const Result<UploadStart> start = answer.get_future().get();
     ASSERT_OK(start.status());
     uploads.emplace_back(start->upload, std::move(bytes));

@@ -194,6 +194,25 @@ TEST_F(SessionTest, AClientHasTwoUploadsUnderWayAtMost) {
       << "the one accepted; the first, still held, has had no byte";
 }
 
+// Its client was killed while the end was being made durable, and comes back to hear of it.
+TEST_F(SessionTest, APollThatWasAbandonedIsNotToldOfTheEnd) {
+  coordinator.options.run.rounds = 1;
+  coordinator.options.linger_ms = 60'000;
+  StartRound();
+  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+  const auto gone = std::make_shared<Poll>();
+  Pending<NextTaskReply> parked;
+  Park(honest, gone, parked);
+  gone->abandoned = true;  // and the word of it is still on its way
+  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  EXPECT_EQ(parked.Get().status().ToString(), "CANCELLED: the caller has gone");
+  EXPECT_EQ(other.transport.NextTask(other.session)->kind, NextTaskReply::Kind::kRunOver);
+  EXPECT_FALSE(coordinator.core().WaitFor(100));
+  honest.Join();
+  EXPECT_EQ(honest.transport.NextTask(honest.session)->kind, NextTaskReply::Kind::kRunOver);
+  EXPECT_EQ(coordinator.core().Wait().status, "completed");
+}
+
 TEST_F(SessionTest, WhatChangesNothingIsNotJournaled) {
   StartRound();
   const TrainResult answer = honest.Answer();
