@@ -71,8 +71,8 @@ class Spool {
         directory_(std::move(directory)),
         segment_update_bytes_(options.segment_update_bytes) {}
   const std::shared_ptr<FileSystem> incoming_;
-  FileSystem& disk_;
-  FileSystem& files_;  // of small updates that come in
+  FileSystem& disk_;   // where large updates come in
+  FileSystem& files_;  // the view of it where small ones do
   std::string directory_;
   std::uint64_t segment_update_bytes_;
   std::unique_ptr<SegmentLog> segments_;

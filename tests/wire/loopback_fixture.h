@@ -1,7 +1,9 @@
 // A coordinator over loopback with one model of three chunks, and a client that trains ones.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include "common/version.h"
 #include "coordinator/grpc_server.h"
 #include "fedmoe/v1/coordinator.grpc.pb.h"
+#include "storage/update_format.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -63,6 +66,28 @@ inline TrainResult ResultOf(const TaskAssignment& task) {
   }
   return result;
 }
+
+// The whole of it, as "alice" sends it.
+struct OutgoingUpdate {
+  explicit OutgoingUpdate(const TaskAssignment& task) : task(task.task), result(ResultOf(task)) {
+    for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
+    header = {.task = task.task,
+              .client = "alice",
+              .round = task.round,
+              .total_bytes = EncodedUpdateBytes(blocks),
+              .feedback = result.feedback};
+  }
+  OutgoingUpdate(const OutgoingUpdate&) = delete;
+  OutgoingUpdate& operator=(const OutgoingUpdate&) = delete;
+  Status Encode(const std::function<Status(std::span<const std::byte>)>& sink) const {
+    return EncodeUpdate(task, blocks, sink);
+  }
+
+  const TaskId task;
+  const TrainResult result;
+  std::vector<OutgoingBlock> blocks;  // of the result
+  UpdateHeader header;
+};
 
 class OnesTrainer final : public Trainer {
  public:

@@ -81,18 +81,9 @@ TEST_F(LoopbackTest, AShardThatNoVersionHasIsNotFound) {
 TEST_F(LoopbackTest, AnUpdateIsJudgedOnce) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);
-  const TrainResult result = ResultOf(task);
-  std::vector<OutgoingBlock> blocks;
-  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
-  UpdateHeader header{.task = task.task,
-                      .client = "alice",
-                      .round = task.round,
-                      .total_bytes = EncodedUpdateBytes(blocks),
-                      .feedback = result.feedback};
-  const Transport::UpdateSource encode =
-      [&](const std::function<Status(std::span<const std::byte>)>& sink) {
-        return EncodeUpdate(task.task, blocks, sink);
-      };
+  const OutgoingUpdate update(task);
+  UpdateHeader header = update.header;
+  const auto encode = [&](const auto& sink) { return update.Encode(sink); };
   const auto verdict = transport_->SubmitUpdate(session, header, encode);
   ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
   EXPECT_TRUE(verdict->accepted()) << verdict->detail;
@@ -204,19 +195,7 @@ TEST_F(LoopbackTest, AStalledUploadKeepsItsPlaceOnlyForAWhile) {
   transport_ = MakeGrpcTransport(server_->address()).value();
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);
-  const TrainResult result = ResultOf(task);
-  std::vector<OutgoingBlock> blocks;
-  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
-  std::uint64_t total_bytes = 0;
-  ASSERT_TRUE(EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) {
-                total_bytes += bytes.size();
-                return Status::Ok();
-              }).ok());
-  const UpdateHeader header{.task = task.task,
-                            .client = "alice",
-                            .round = task.round,
-                            .total_bytes = total_bytes,
-                            .feedback = result.feedback};
+  const OutgoingUpdate update(task);
   // Its first chunk's place is all of the lane.
   const auto stub = Stub();
   grpc::ClientContext context;
@@ -224,11 +203,11 @@ TEST_F(LoopbackTest, AStalledUploadKeepsItsPlaceOnlyForAWhile) {
   v1::SubmitUpdateReply reply;
   const auto writer = stub->SubmitUpdate(&context, &reply);
   v1::UpdateChunk first;
-  *first.mutable_header() = ToProto(session, header);
+  *first.mutable_header() = ToProto(session, update.header);
   ASSERT_TRUE(writer->Write(first));
   std::this_thread::sleep_for(std::chrono::milliseconds(300));  // it has its place before others
   const auto verdict = transport_->SubmitUpdate(
-      session, header, [&](const auto& sink) { return EncodeUpdate(task.task, blocks, sink); });
+      session, update.header, [&](const auto& sink) { return update.Encode(sink); });
   ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
   EXPECT_TRUE(verdict->accepted()) << verdict->detail;
   EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
@@ -250,20 +229,14 @@ std::vector<v1::UpdateChunk> ChunksOf(const std::string& update, std::size_t off
 TEST_F(LoopbackTest, AnUploadThatWasCutGoesOnAtTheLastGoodChunk) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);
-  const TrainResult result = ResultOf(task);
-  std::vector<OutgoingBlock> blocks;
-  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
+  const OutgoingUpdate outgoing(task);
+  const UpdateHeader& header = outgoing.header;
   std::string update;
-  const Status encoded = EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) {
+  const Status encoded = outgoing.Encode([&](std::span<const std::byte> bytes) {
     update.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     return Status::Ok();
   });
   ASSERT_TRUE(encoded.ok());
-  const UpdateHeader header{.task = task.task,
-                            .client = "alice",
-                            .round = task.round,
-                            .total_bytes = update.size(),
-                            .feedback = result.feedback};
   const auto stub = Stub();
   const auto received = [&](std::uint64_t total_bytes) {
     grpc::ClientContext context;

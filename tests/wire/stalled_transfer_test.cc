@@ -2,7 +2,6 @@
 #include <future>
 #include <map>
 
-#include "storage/update_format.h"
 #include "tests/support/fault_proxy.h"
 #include "tests/wire/loopback_fixture.h"
 
@@ -60,22 +59,15 @@ TEST_F(StalledTransferTest, ADownloadGoesOnWhereItWasCut) {
 TEST_F(StalledTransferTest, AnUploadComesBackByItself) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);
-  const TrainResult result = ResultOf(task);
-  std::vector<OutgoingBlock> blocks;
-  for (const BlockDelta& block : result.blocks) blocks.push_back({block.parameter, block.delta});
-  const UpdateHeader header{.task = task.task,
-                            .client = "alice",
-                            .round = task.round,
-                            .total_bytes = EncodedUpdateBytes(blocks),
-                            .feedback = result.feedback};
+  const OutgoingUpdate update(task);
   std::promise<void> stalled;
   std::uint64_t sent = 0;
   bool first = true;
   auto upload = std::async(std::launch::async, [&] {
-    return stalling_->SubmitUpdate(session, header, [&](const auto& sink) {
-      return EncodeUpdate(task.task, blocks, [&](std::span<const std::byte> bytes) {
+    return stalling_->SubmitUpdate(session, update.header, [&](const auto& sink) {
+      return update.Encode([&](std::span<const std::byte> bytes) {
         sent += bytes.size();
-        if (sent > header.total_bytes / 2 && std::exchange(first, false)) {
+        if (sent > update.header.total_bytes / 2 && std::exchange(first, false)) {
           link_->Set({.up = {.stalled = true}, .down = {}});
           stalled.set_value();
         }
@@ -84,11 +76,8 @@ TEST_F(StalledTransferTest, AnUploadComesBackByItself) {
     });
   });
   ASSERT_EQ(stalled.get_future().wait_for(std::chrono::minutes(1)), std::future_status::ready);
-  const auto submit = [&] {
-    return transport_->SubmitUpdate(
-        session, header, [&](const auto& sink) { return EncodeUpdate(task.task, blocks, sink); });
-  };
-  const Result<Verdict> beside = submit();
+  const Result<Verdict> beside = transport_->SubmitUpdate(
+      session, update.header, [&](const auto& sink) { return update.Encode(sink); });
   EXPECT_EQ(beside.status().ToString(), "OK");
   link_->Heal();
   const Result<Verdict> verdict = upload.get();
