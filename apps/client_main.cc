@@ -165,6 +165,8 @@ int Run(const ClientConfig& config) {
   const int code = ExitCodeOf(outcome);
   if (code == kExitCompleted) {
     spdlog::info("done: {}", outcome.detail.empty() ? "the run is completed" : outcome.detail);
+    if (const Status forgotten = (*state)->ForgetEnd(); !forgotten.ok())
+      spdlog::warn("{}", forgotten.message());
   } else {
     fmt::print(stderr, "fedmoe-client: {}\n", outcome.detail);
   }

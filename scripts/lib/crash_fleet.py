@@ -100,7 +100,7 @@ class Life:
         points = ",".join(([":".join(map(str, point))] if point else []) + ([str(trace)] if trace else []))
         self.point, self.trace = point, trace
         self.reported_before = 0
-        self.told = False  # a client, of the run's end, before it was killed
+        self.told = False  # a client, of the run's end, as it said before it was killed
         self.log_path = log
         self.log_start = log.stat().st_size if log.is_file() else 0
         self.started = time.time()
@@ -171,7 +171,7 @@ class Fleet:
         self.coordinator.reported_before = len(self.lines)
 
     def start_client(self, number, point=None, traced=False):
-        """None is started again that was killed after it had been told of the run's end: nobody would answer it."""
+        """None is started again that had said that it was done when it was killed."""
         if self.clients[number] is not None and CLIENT_DONE in self.clients[number].log():
             self.clients[number].told = True
             return
@@ -244,6 +244,6 @@ class Fleet:
                 code = client.process.wait(timeout=PATIENCE_S)
             except subprocess.TimeoutExpired:
                 raise Lost(f"node-{number} does not know that the run is over") from None
-            if code != 0 and not client.told:
+            if code != 0 and CLIENT_DONE not in client.log():
                 raise Lost(f"node-{number} ended with exit code {code}: {client.log()[-500:]}")
         return summary["model_digest"]

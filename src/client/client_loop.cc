@@ -54,12 +54,17 @@ ClientOutcome ClientLoop::Run() {
     if (status.ok()) status = Serve();
     if (!outcome_) static_cast<void>(Recover(status));
   }
-  const bool leaves = outcome_->end == ClientEnd::kStopped || outcome_->end == ClientEnd::kRefused;
-  if (leaves && session_.session != 0) {
-    // The coordinator would notice the silence; saying so spares it the wait.
-    static_cast<void>(transport_.Leave(session_));
-  }
+  if (outcome_->end != ClientEnd::kGaveUp && session_.session != 0) Leave();
   return *outcome_;
+}
+
+// The coordinator would notice the silence; saying so spares it the wait.
+void ClientLoop::Leave() {
+  if (outcome_->end == ClientEnd::kRunOver) {
+    const Status kept = state_.SaveEnd(outcome_->detail);
+    if (!kept.ok()) spdlog::warn("{}", kept.message());
+  }
+  static_cast<void>(transport_.Leave(session_));
 }
 
 void ClientLoop::Stop() {
@@ -120,6 +125,11 @@ Status ClientLoop::TryRegister() {
 
   const Result<RegisterReply> reply = transport_.Register(request);
   if (reply.ok()) return Accept(*reply);
+  // An earlier process heard the end and died: the coordinator may have gone since, having told
+  // everyone.
+  const bool nobody = reply.status().code() == StatusCode::kUnavailable ||
+                      reply.status().code() == StatusCode::kDeadlineExceeded;
+  if (nobody && state_.end()) return End(ClientEnd::kRunOver, *state_.end());
   if (IsWorthRetrying(reply.status().code())) return reply.status();
   return End(ClientEnd::kRefused, reply.status().message());
 }
@@ -138,6 +148,7 @@ Status ClientLoop::Accept(const RegisterReply& reply) {
   saved_update_.reset();
   saved_evaluation_.reset();
   state_.BeginRun(reply.run_id);
+  FEDMOE_RETURN_IF_ERROR(state_.ForgetEnd());
   Result<ModelSpec> spec = options_.build_spec(reply.preset, reply.options);
   if (!spec.ok()) {
     return End(ClientEnd::kRefused,

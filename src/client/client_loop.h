@@ -64,7 +64,8 @@ class ClientLoop {
   ClientLoop(Transport& transport, Trainer& trainer, ClientState& state, const Clock& clock,
              ClientLoopOptions options);
 
-  // Once. Blocks until the client is through.
+  // Once. Blocks until the client is through. After kRunOver `state` keeps the end: whoever has
+  // passed on the outcome calls its ForgetEnd().
   ClientOutcome Run();
 
   // Thread-safe, but not for a signal handler. The first call abandons the task in hand and leaves;
@@ -95,6 +96,7 @@ class ClientLoop {
   Status TryRegister();
   Status Accept(const RegisterReply& reply);
   Status Serve();
+  void Leave();
   Status Recover(const Status& status);
   // Repeats `call` with backoff while the coordinator is too busy for it, until `until_ms` where
   // that is given: then the last status.

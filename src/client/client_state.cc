@@ -17,6 +17,7 @@ constexpr char kInstance[] = "instance";
 constexpr char kLock[] = "lock";
 constexpr char kCommitted[] = "committed.state";
 constexpr char kTentative[] = "tentative.state";
+constexpr char kOver[] = "over";
 constexpr char kMagic[] = "FMCLIENT";
 constexpr std::uint32_t kFormatVersion = 1;
 constexpr std::size_t kPreambleBytes = 8 + 4 + 4 + 8 + 8;
@@ -24,6 +25,7 @@ constexpr std::size_t kCrcBytes = 4;
 constexpr std::size_t kInstanceLength = 32;
 constexpr std::uint64_t kMaxRunId = 256;
 constexpr std::uint64_t kMaxStateBytes = 1ULL << 32;
+constexpr std::uint64_t kMaxEndBytes = 4096;
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
 
@@ -82,6 +84,9 @@ Result<std::unique_ptr<ClientState>> ClientState::Open(FileSystem& files,
   FEDMOE_RETURN_IF_ERROR(state->ReadInstance());
   FEDMOE_ASSIGN_OR_RETURN(state->committed_, state->ReadRecord(kCommitted));
   FEDMOE_ASSIGN_OR_RETURN(state->tentative_, state->ReadRecord(kTentative));
+  if (const std::string over = JoinPath(directory, kOver); files.Exists(over)) {
+    FEDMOE_ASSIGN_OR_RETURN(state->end_, ReadFile(files, over, kMaxEndBytes));
+  }
   return state;
 }
 
@@ -167,6 +172,16 @@ Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes)
   FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, JoinPath(directory_, kTentative), file));
   tentative_ = Record{run_id_, task, std::vector<std::byte>(bytes.begin(), bytes.end())};
   return Status::Ok();
+}
+
+Status ClientState::SaveEnd(const std::string& detail) {
+  end_ = detail.substr(0, kMaxEndBytes);
+  return WriteFileAtomically(files_, JoinPath(directory_, kOver), *end_);
+}
+
+Status ClientState::ForgetEnd() {
+  end_.reset();
+  return Remove(kOver);
 }
 
 }  // namespace fedmoe

@@ -5,6 +5,7 @@
 //   lock              held while a client uses the directory
 //   committed.state   the state that the next task starts from
 //   tentative.state   the state of the last task; becomes committed when its round commits
+//   over              from when the client hears that its run is over until it ends: what it heard
 //
 // A .state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
 // run id | state | crc32c u32 of all before it. Integers are little-endian.
@@ -46,6 +47,14 @@ class ClientState {
   // After training `task`. Empty bytes are no state, and leave none.
   Status SaveTentative(TaskId task, std::span<const std::byte> bytes);
 
+  // The run is over, as `detail` says. Kept before the coordinator is told that this is known, for
+  // it need not be there any more when a client that dies in between is started again.
+  Status SaveEnd(const std::string& detail);
+  // Once the client has nothing left to do, or has another run.
+  Status ForgetEnd();
+  // What an earlier process saved and did not come to forget.
+  const std::optional<std::string>& end() const { return end_; }
+
  private:
   struct Record {
     std::string run_id;
@@ -65,6 +74,7 @@ class ClientState {
   std::string run_id_;
   std::optional<Record> committed_;
   std::optional<Record> tentative_;
+  std::optional<std::string> end_;
 };
 
 }  // namespace fedmoe

@@ -316,15 +316,16 @@ void CoordinatorCore::DeliverTasks(const ClientId& client) {
                                 .tasks = static_cast<int>(state_.tasks.size())});
 }
 
-// What a client that asks for work is told once the run has ended. Who has gone meanwhile will not
-// hear it, and is waited for.
+// What a client that asks for work is told once the run has ended.
 Result<NextTaskReply> CoordinatorCore::EndOfRun(const ClientId& client, const Poll& poll) {
   if (poll.abandoned) return Cancelled("the caller has gone");
-  told_.insert(client);
   if (state_.status != RunStatus::kCompleted) {
-    // Restarted, the coordinator takes the run up again, and its clients must not have gone.
+    // Restarted, the coordinator takes the run up again, and its clients must not have gone: one
+    // that does not hear this looks for it as it would anyway.
+    told_.insert(client);
     return Unavailable("the coordinator is stopping: " + state_.status_detail);
   }
+  // That it has heard it, it says by leaving: a reply can be lost, or its reader killed.
   return NextTaskReply{.kind = NextTaskReply::Kind::kRunOver,
                        .task = {},
                        .detail = "all " + std::to_string(state_.version) + " rounds are done"};

@@ -162,8 +162,8 @@ class CoordinatorCore {
 
   void Register(RegisterRequest request, Callback<RegisterReply> done);
   // Holds the call until there is a task; while it is held its client counts as heard. After a
-  // completed run kRunOver; after a stopped or failed one UNAVAILABLE, for it may be taken up
-  // again.
+  // completed run kRunOver, which the client acknowledges by Leave(); after a stopped or failed one
+  // UNAVAILABLE, for it may be taken up again.
   void NextTask(SessionId session, std::shared_ptr<Poll> poll, Callback<NextTaskReply> done);
   // The caller of this NextTask has gone: it ends with CANCELLED and takes no task.
   void AbandonPoll(const std::shared_ptr<Poll>& poll);
@@ -196,7 +196,8 @@ class CoordinatorCore {
   void Status(Callback<std::string> done);
 
   void RequestStop(bool drain);
-  // Blocks until the run has finished and its clients know, or `linger` passed.
+  // Blocks until the run has finished and its clients have said that they know, or `linger_ms`
+  // passed.
   RunSummary Wait();
   // For signal handling loops: true once Wait() would return.
   bool WaitFor(Milliseconds timeout_ms);
@@ -398,7 +399,7 @@ class CoordinatorCore {
   void CommitSmallVersion(RoundNumber round);
   std::optional<StagedVersion> staged_;
   std::vector<Event> following_;  // that actions of the event in hand have brought about
-  std::set<ClientId> told_;       // know that the run is over
+  std::set<ClientId> told_;       // have said that they know of the run's end, or need not know
   Milliseconds linger_until_ms_ = 0;
   RunSummary summary_;
   std::uint64_t reported_down_ = 0, reported_up_ = 0;

@@ -251,6 +251,7 @@ void ThinClient::After(Milliseconds delay_ms, std::function<void()> next) {
 }
 
 void ThinClient::Recover(const Status& status) {
+  if (over_) return End(Status::Ok());
   if (stopping()) return End(Cancelled("stopped"));
   switch (status.code()) {
     case StatusCode::kUnavailable:
@@ -333,9 +334,19 @@ void ThinClient::Poll() {
           case NextTaskReply::Kind::kNothingYet:
             return Poll();
           case NextTaskReply::Kind::kRunOver:
-            return End(Status::Ok());
+            return Leave();
         }
       });
+}
+
+// The coordinator waits for word that the end has been heard; whether that arrives or not, there is
+// nothing left to do.
+void ThinClient::Leave() {
+  over_ = true;
+  v1::LeaveRequest request;
+  *request.mutable_session() = ToProto(session_);
+  Ask(&Methods::Leave, std::move(request), Deadline::kSoon,
+      [this](const v1::Empty&) { End(Status::Ok()); });
 }
 
 void ThinClient::Take(TaskAssignment task) {

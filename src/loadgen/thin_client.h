@@ -91,6 +91,7 @@ class ThinClient {
   void Ask(UnaryMethod<Request, Reply> method, Request request, Deadline deadline, Next next);
   void Register();
   void Poll();
+  void Leave();
   void Take(TaskAssignment task);
   void FetchShards();
   void Think();
@@ -123,6 +124,7 @@ class ThinClient {
   int resends_ = 0;           // of the task's update
   std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
   bool cut_ = false;          // the task's upload was broken off on purpose
+  bool over_ = false;         // the run, as the coordinator says
 
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;

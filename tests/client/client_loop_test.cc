@@ -17,8 +17,8 @@ TEST_F(ClientLoopTest, TrainsATaskHandsItInAndEndsWithTheRun) {
   const ClientOutcome outcome = Run();
   EXPECT_EQ(outcome.end, ClientEnd::kRunOver);
   EXPECT_EQ(outcome.detail, "completed");
-  EXPECT_THAT(transport_.calls(),
-              ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5", "poll 1"));
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5",
+                                              "poll 1", "leave 1"));
   ASSERT_EQ(transport_.headers.size(), 1U);
   EXPECT_EQ(transport_.headers[0].client, "alice");
   EXPECT_EQ(transport_.headers[0].round, 1);
@@ -37,8 +37,9 @@ TEST_F(ClientLoopTest, FetchesOnlyWhatTheCacheLacks) {
                         return TaskReply(task);
                       }};
   Run();
-  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5",
-                                              "poll 1", "fetch 1", "submit 1 6", "poll 1"));
+  EXPECT_THAT(transport_.calls(),
+              ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5", "poll 1",
+                          "fetch 1", "submit 1 6", "poll 1", "leave 1"));
 }
 
 TEST_F(ClientLoopTest, HandsInAnEvaluation) {
@@ -60,9 +61,34 @@ TEST_F(ClientLoopTest, WaitsForACoordinatorThatIsNotThereAndSaysSo) {
     transport_.registrations.push_back([] { return Unavailable("Connection refused"); });
   }
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
-  EXPECT_EQ(transport_.calls().size(), 7U);
+  EXPECT_EQ(transport_.calls().size(), 8U);
   EXPECT_THAT(log(), MatchesRegex("coordinator host:7070 cannot be reached \\(Connection "
                                   "refused\\); trying again in 0\\.00[12] s\n(.|\n)*"));
+}
+
+// Killed once the coordinator knew that the client knew: nobody may be there to say it again.
+TEST_F(ClientLoopTest, KnowsWhenStartedAgainThatItsRunIsOver) {
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  OpenState();
+  transport_.registrations = {[] { return Unavailable("Connection refused"); }};
+  const ClientOutcome outcome = Run();
+  EXPECT_EQ(outcome.end, ClientEnd::kRunOver);
+  EXPECT_EQ(outcome.detail, "completed");
+  EXPECT_THAT(transport_.calls(),
+              ElementsAre("register alice", "poll 1", "leave 1", "register alice"));
+}
+
+TEST_F(ClientLoopTest, TakesPartInANewRunThoughItsLastOneIsOver) {
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  OpenState();
+  transport_.run_id = "run-2";
+  transport_.registrations = {[] { return ResourceExhausted("too many clients"); }};
+  transport_.polls = {[this] {
+    EXPECT_EQ(state_->end(), std::nullopt);
+    return TaskReply(TrainTask(5));
+  }};
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  EXPECT_THAT(transport_.calls(), ::testing::Contains("submit 2 5"));
 }
 
 TEST_F(ClientLoopTest, GivesUpAtTheLimit) {
@@ -80,15 +106,15 @@ TEST_F(ClientLoopTest, GivesUpAtTheLimit) {
 TEST_F(ClientLoopTest, TriesAgainWhenTheCoordinatorIsBusy) {
   transport_.polls = {[] { return ResourceExhausted("the queue is full"); }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
-  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "poll 1"));
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "poll 1", "leave 1"));
   EXPECT_THAT(log(), HasSubstr("coordinator host:7070 is too busy (the queue is full); trying"));
 }
 
 TEST_F(ClientLoopTest, RegistersAgainWhenItsSessionHasEnded) {
   transport_.polls = {[] { return NextTaskReply{}; }, [] { return Aborted("unknown session"); }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
-  EXPECT_THAT(transport_.calls(),
-              ElementsAre("register alice", "poll 1", "poll 1", "register alice", "poll 2"));
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "poll 1",
+                                              "register alice", "poll 2", "leave 2"));
   EXPECT_THAT(log(), HasSubstr("the session has ended (unknown session); registering again\n"
                                "registered again with host:7070\n"));
 }
@@ -98,8 +124,9 @@ TEST_F(ClientLoopTest, SendsAnUpdateAgainThatCouldNotBeSent) {
                       [] { return TaskReply(TrainTask(5)); }};
   transport_.submissions = {[] { return Unavailable("Connection reset"); }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
-  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5",
-                                              "register alice", "poll 2", "submit 2 5", "poll 2"));
+  EXPECT_THAT(transport_.calls(),
+              ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5", "register alice",
+                          "poll 2", "submit 2 5", "poll 2", "leave 2"));
   EXPECT_EQ(trainer_.trained, 1);
   EXPECT_THAT(log(), HasSubstr("round 1: sending the finished update again\n"));
 }
@@ -133,7 +160,7 @@ TEST_F(ClientLoopTest, AHeartbeatCancelsTheTask) {
   trainer_.script = {UntilCancelled};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "beat 1 5",
-                                              "beat 1 5", "poll 1"));
+                                              "beat 1 5", "poll 1", "leave 1"));
   EXPECT_THAT(log(), HasSubstr("round 1: task cancelled: the round was aborted\n"));
 }
 
@@ -225,7 +252,7 @@ TEST_F(ClientLoopTest, WaitsForACoordinatorThatIsStoppingAndSaysSoOnce) {
   transport_.polls = {stopping, stopping, stopping, [] { return Unavailable("gone"); }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "poll 1", "poll 1",
-                                              "poll 1", "register alice", "poll 2"));
+                                              "poll 1", "register alice", "poll 2", "leave 2"));
   const std::string line =
       "coordinator host:7070 is stopping: stopped by a user; waiting for it to come back\n";
   EXPECT_THAT(log(), HasSubstr(line));
@@ -312,7 +339,8 @@ TEST_F(ClientLoopTest, GivesATaskBackThatDoesNotFitTheModel) {
       ElementsAre("register alice", "poll 1",
                   "return 5: the task's shard 1 is shard 2 of 1073741824 bytes, the model has "
                   "shard 2 of 8 bytes there",
-                  "poll 1", "return 6: the task's experts (2) must rise and be below 2", "poll 1"));
+                  "poll 1", "return 6: the task's experts (2) must rise and be below 2", "poll 1",
+                  "leave 1"));
 }
 
 TEST_F(ClientLoopTest, FetchesADamagedShardOnceMore) {
@@ -323,7 +351,7 @@ TEST_F(ClientLoopTest, FetchesADamagedShardOnceMore) {
   transport_.polls = {[] { return TaskReply(TrainTask(5)); }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "fetch 2",
-                                              "submit 1 5", "poll 1"));
+                                              "submit 1 5", "poll 1", "leave 1"));
   EXPECT_THAT(log(), MatchesRegex("(.|\n)*the shard of expert 1 is damaged: its SHA-256 is "
                                   "[0-9a-f]+, not [0-9a-f]+; fetching it again\n(.|\n)*"));
 }
@@ -345,7 +373,7 @@ TEST_F(ClientLoopTest, ALostFetchIsTakenUpAfterRegisteringAgain) {
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(),
               ElementsAre("register alice", "poll 1", "fetch 0 2", "register alice", "poll 2",
-                          "fetch 0 2", "submit 2 5", "poll 2"));
+                          "fetch 0 2", "submit 2 5", "poll 2", "leave 2"));
 }
 
 TEST_F(ClientLoopTest, StateIsPromotedByACommittedRoundAndDiscardedByAnother) {

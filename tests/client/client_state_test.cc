@@ -106,6 +106,23 @@ TEST(ClientStateTest, StateOfAnotherRunIsVoid) {
   EXPECT_TRUE(state->committed().empty());
 }
 
+TEST(ClientStateTest, AnEndIsKeptUntilItIsForgotten) {
+  const TempDir directory;
+  {
+    const auto state = Opened(directory);
+    EXPECT_EQ(state->end(), std::nullopt);
+    ASSERT_TRUE(state->SaveEnd("all 3 rounds are done").ok());
+  }
+  {
+    const auto state = Opened(directory);
+    EXPECT_EQ(state->end(), "all 3 rounds are done");
+    ASSERT_TRUE(state->ForgetEnd().ok());
+    ASSERT_TRUE(state->ForgetEnd().ok());
+    EXPECT_EQ(state->end(), std::nullopt);
+  }
+  EXPECT_EQ(Opened(directory)->end(), std::nullopt);
+}
+
 TEST(ClientStateTest, DamageIsNamed) {
   const TempDir directory;
   {

@@ -76,11 +76,8 @@ class HostileClientTest : public ::testing::Test {
     return nlohmann::json::parse(answer.get_future().get().value())["phase"];
   }
   void ExpectCompleted() {
-    for (RawClient* client : {&honest, &hostile}) {
-      const Result<NextTaskReply> reply = client->transport.NextTask(client->session);
-      ASSERT_OK(reply.status());
-      EXPECT_EQ(reply->kind, NextTaskReply::Kind::kRunOver);
-    }
+    for (RawClient* client : {&honest, &hostile})
+      client->HearTheEnd(coordinator.options.run.rounds);
     EXPECT_EQ(coordinator.core().Wait().status, "completed");
   }
   std::vector<std::string> Spool() {

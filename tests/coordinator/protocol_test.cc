@@ -42,14 +42,7 @@ class ProtocolTest : public ::testing::Test {
   }
   void ExpectCompleted() {
     // The run is over when both know.
-    for (RawClient* client : {&honest, &other}) {
-      Result<NextTaskReply> reply = client->transport.NextTask(client->session);
-      while (reply.ok() && reply->kind == NextTaskReply::Kind::kNothingYet) {
-        reply = client->transport.NextTask(client->session);
-      }
-      ASSERT_OK(reply.status());
-      EXPECT_EQ(reply->kind, NextTaskReply::Kind::kRunOver);
-    }
+    for (RawClient* client : {&honest, &other}) client->HearTheEnd(coordinator.options.run.rounds);
     EXPECT_EQ(coordinator.core().Wait().status, "completed");
   }
 

@@ -62,6 +62,17 @@ struct RawClient {
     ASSERT_EQ(reply->kind, NextTaskReply::Kind::kTask);
     task = reply->task;
   }
+  // Is told that the run is over, and says that it heard.
+  void HearTheEnd(int rounds = 1) {
+    Result<NextTaskReply> reply = transport.NextTask(session);
+    while (reply.ok() && reply->kind == NextTaskReply::Kind::kNothingYet) {
+      reply = transport.NextTask(session);
+    }
+    ASSERT_OK(reply.status());
+    ASSERT_EQ(reply->kind, NextTaskReply::Kind::kRunOver);
+    EXPECT_EQ(reply->detail, "all " + std::to_string(rounds) + " rounds are done");
+    ASSERT_OK(transport.Leave(session));
+  }
   TrainResult Answer() const {
     const std::vector<float> zeros(64, 0.0f);
     return FakeTrainer::Answer(

@@ -154,12 +154,7 @@ TEST_F(SessionTest, ACompletedRunSaysSo) {
   StartRound();
   ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
   ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
-  for (RawClient* client : {&honest, &other}) {
-    const Result<NextTaskReply> reply = client->transport.NextTask(client->session);
-    ASSERT_OK(reply.status());
-    EXPECT_EQ(reply->kind, NextTaskReply::Kind::kRunOver);
-    EXPECT_EQ(reply->detail, "all 1 rounds are done");
-  }
+  for (RawClient* client : {&honest, &other}) client->HearTheEnd();
   EXPECT_EQ(coordinator.core().Wait().status, "completed");
 }
 
@@ -206,10 +201,37 @@ TEST_F(SessionTest, APollThatWasAbandonedIsNotToldOfTheEnd) {
   gone->abandoned = true;  // and the word of it is still on its way
   ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
   EXPECT_EQ(parked.Get().status().ToString(), "CANCELLED: the caller has gone");
-  EXPECT_EQ(other.transport.NextTask(other.session)->kind, NextTaskReply::Kind::kRunOver);
+  other.HearTheEnd();
   EXPECT_FALSE(coordinator.core().WaitFor(100));
   honest.Join();
+  honest.HearTheEnd();
+  EXPECT_EQ(coordinator.core().Wait().status, "completed");
+}
+
+// The word of the end was sent, and its reader killed before it could act on it.
+TEST_F(SessionTest, AClientThatHasNotSaidThatItHeardOfTheEndIsWaitedFor) {
+  coordinator.options.run.rounds = 1;
+  coordinator.options.linger_ms = 60'000;
+  StartRound();
+  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  other.HearTheEnd();
   EXPECT_EQ(honest.transport.NextTask(honest.session)->kind, NextTaskReply::Kind::kRunOver);
+  EXPECT_FALSE(coordinator.core().WaitFor(100));
+  honest.Join();
+  honest.HearTheEnd();
+  EXPECT_EQ(coordinator.core().Wait().status, "completed");
+}
+
+TEST_F(SessionTest, AClientThatNeverSaysThatItHeardOfTheEndIsWaitedForNoLongerThanTheLinger) {
+  coordinator.options.run.rounds = 1;
+  coordinator.options.linger_ms = 50;
+  StartRound();
+  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  for (RawClient* client : {&honest, &other}) {
+    EXPECT_EQ(client->transport.NextTask(client->session)->kind, NextTaskReply::Kind::kRunOver);
+  }
   EXPECT_EQ(coordinator.core().Wait().status, "completed");
 }
 
