@@ -24,7 +24,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 
 if(FEDMOE_SANITIZE)
-  target_compile_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE} -fno-omit-frame-pointer -g)
+  target_compile_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE} -fno-omit-frame-pointer -g1)
   target_link_options(fedmoe_flags INTERFACE -fsanitize=${FEDMOE_SANITIZE})
 endif()
 

@@ -18,9 +18,13 @@ class Bandwidth {
   void Add(std::uint64_t bytes, Milliseconds took_ms);
   // 0: nothing measured yet.
   double bytes_per_s() const { return bytes_per_s_; }
+  // Of the last transfer of any size; 0: none since ForgetLast().
+  double last_bytes_per_s() const { return last_bytes_per_s_; }
+  void ForgetLast() { last_bytes_per_s_ = 0.0; }
 
  private:
   double bytes_per_s_ = 0.0;
+  double last_bytes_per_s_ = 0.0;
 };
 
 }  // namespace fedmoe

@@ -139,6 +139,7 @@ Status ClientLoop::Accept(const RegisterReply& reply) {
   session_ = SessionId{options_.name, reply.session};
   run_ = reply;
   polled_ = false;
+  down_.ForgetLast();
   lost_since_ms_.reset();
   if (same_run) {
     spdlog::info("registered again with {}", options_.coordinator);
@@ -175,7 +176,7 @@ Status ClientLoop::Serve() {
     if (stopping()) return End(ClientEnd::kStopped, "stopped");
     NextTaskReply reply;
     FEDMOE_RETURN_IF_ERROR(WhileBusy([&] {
-      FEDMOE_ASSIGN_OR_RETURN(reply, transport_.NextTask(session_));
+      FEDMOE_ASSIGN_OR_RETURN(reply, transport_.NextTask(AskForWork()));
       return Status::Ok();
     }));
     polled_ = true;
@@ -188,7 +189,7 @@ Status ClientLoop::Serve() {
       case NextTaskReply::Kind::kRunOver:
         return End(ClientEnd::kRunOver, reply.detail);
       case NextTaskReply::Kind::kTask:
-        FEDMOE_RETURN_IF_ERROR(RunTask(reply.task));
+        FEDMOE_RETURN_IF_ERROR(RunTask(reply.task, reply.carried));
         break;
     }
   }

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "client/backoff.h"
 #include "client/bandwidth.h"
@@ -110,7 +111,11 @@ class ClientLoop {
   bool stopping() const;
 
   // ---- Tasks (client_tasks.cc). OK: the task is off the client's hands, whatever became of it.
-  Status RunTask(const TaskAssignment& task);
+  Status RunTask(const TaskAssignment& task, const std::vector<CarriedShard>& carried);
+  // What the next poll says of the shards that are here.
+  PollRequest AskForWork() const;
+  // Into the cache, those that are sound.
+  void Unload(const TaskAssignment& task, const std::vector<CarriedShard>& carried);
   Status CheckTask(const TaskAssignment& task) const;
   Status Work(TaskInHand& hand);
   Status Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards);
@@ -152,9 +157,10 @@ class ClientLoop {
   SessionId session_;
   RegisterReply run_;
   std::optional<ModelSpec> spec_;
-  bool polled_ = false;            // since the last registration
-  bool told_of_stopping_ = false;  // since the last poll that was served
-  TaskWorker* worker_ = nullptr;   // while Attend runs: it reads the trainer's and state_'s memory
+  bool polled_ = false;              // since the last registration
+  std::vector<std::uint64_t> held_;  // prefixes of the last task's shards
+  bool told_of_stopping_ = false;    // since the last poll that was served
+  TaskWorker* worker_ = nullptr;  // while Attend runs: it reads the trainer's and state_'s memory
   std::optional<SavedUpdate> saved_update_;
   std::optional<EvaluationResult> saved_evaluation_;
   std::optional<ClientOutcome> outcome_;

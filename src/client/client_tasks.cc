@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,10 @@ constexpr std::size_t kMaxWhy = 1000;
 
 // How long the result of a task without a timeout is offered to a coordinator that is too busy.
 constexpr Milliseconds kSubmitLimitMs = 600'000;
+
+// Shards come with a task if they pass within this time at the pace of the session's last fetch. On
+// a slow link they come by a call of their own, with signs of life beside it.
+constexpr double kCarryMs = 2'000.0;
 
 // Errors that the connection must recover from; any other is the task's own.
 bool IsConnectionError(const Status& status) {
@@ -67,10 +72,34 @@ std::string Named(const TaskAssignment& task) {
 
 }  // namespace
 
-Status ClientLoop::RunTask(const TaskAssignment& task) {
+PollRequest ClientLoop::AskForWork() const {
+  PollRequest request(session_);
+  const double bytes = down_.last_bytes_per_s() * kCarryMs / 1000.0;
+  // A cache that keeps nothing would have them come in vain.
+  const bool keeps = options_.cache_bytes >= kMaxCarryBytes;
+  if (!keeps || held_.size() > kMaxHeld || bytes < 1.0) return request;
+  request.carry_bytes =
+      static_cast<std::uint64_t>(std::min(bytes, static_cast<double>(kMaxCarryBytes)));
+  request.held = held_;
+  return request;
+}
+
+void ClientLoop::Unload(const TaskAssignment& task, const std::vector<CarriedShard>& carried) {
+  for (const CarriedShard& shard : carried) {
+    const ShardReference& reference = task.shards[static_cast<std::size_t>(shard.index)];
+    const std::span<const std::byte> bytes = AsBytes(std::string_view(shard.bytes));
+    // One that is damaged is fetched, and checked again.
+    if (Sha256Of(bytes) != reference.digest) continue;
+    cache_.Put(ShardKey(reference),
+               std::make_shared<const std::vector<std::byte>>(bytes.begin(), bytes.end()));
+  }
+}
+
+Status ClientLoop::RunTask(const TaskAssignment& task, const std::vector<CarriedShard>& carried) {
   TaskInHand hand{.task = task, .received_ms = clock_.NowMs()};
   hand.next_beat_ms = hand.received_ms + run_.heartbeat_interval_ms;
   if (const Status fit = CheckTask(task); !fit.ok()) return GiveBack(task, fit.message());
+  Unload(task, carried);
 
   if (task.kind == TaskKind::kEvaluate) {
     if (const Status settled = state_.Promote(task.last_committed_task); !settled.ok()) {
@@ -151,6 +180,9 @@ Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards) {
   Result<std::map<int, HeldShard>> fetched = FetchTaskShards(context, session_, hand.task.shards);
   if (fetched.ok()) {
     shards = std::move(fetched).value();
+    held_.clear();
+    for (const ShardReference& shard : hand.task.shards)
+      held_.push_back(DigestPrefix(shard.digest));
     return Status::Ok();
   }
   if (hand.ended()) return Status::Ok();

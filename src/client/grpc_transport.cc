@@ -191,14 +191,12 @@ class GrpcTransport final : public Transport {
     return FromProto(reply);
   }
 
-  Result<NextTaskReply> NextTask(const SessionId& session) override {
+  Result<NextTaskReply> NextTask(const PollRequest& request) override {
     Call call(calls_, CallKind::kWork, CallDeadline::kNone);
-    v1::NextTaskRequest request;
-    *request.mutable_session() = ToProto(session);
     v1::NextTaskReply reply;
-    FEDMOE_RETURN_IF_ERROR(FromGrpc(stub_->NextTask(call.context(), request, &reply)));
+    FEDMOE_RETURN_IF_ERROR(FromGrpc(stub_->NextTask(call.context(), ToProto(request), &reply)));
     tasks_ = std::max(reply.tasks(), 0);
-    return FromProto(reply, session.client);
+    return FromProto(reply, request.session.client);
   }
 
   Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) override {

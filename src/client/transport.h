@@ -20,7 +20,7 @@ class Transport {
   virtual ~Transport() = default;
 
   virtual Result<RegisterReply> Register(const RegisterRequest& request) = 0;
-  virtual Result<NextTaskReply> NextTask(const SessionId& session) = 0;
+  virtual Result<NextTaskReply> NextTask(const PollRequest& request) = 0;
   virtual Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) = 0;
   // Streams the shards in the order asked for, as they travel. `sink` gets consecutive pieces of
   // each, checked on the way (crc32c), and the shard with the bytes that it really has, which are

@@ -32,7 +32,7 @@ struct ServerOptions {
 
 struct StorageOptions {
   std::string directory;  // the run directory; empty: runs/<run.name>
-  int keep_versions = 3;  // checkpoints kept, beside the last; 0 keeps all
+  int keep_versions = 3;  // checkpoints kept, the last among them; 0 keeps all
   Durability durability = Durability::kFull;
 };
 
@@ -62,7 +62,7 @@ std::string DumpCoordinatorConfig(const CoordinatorConfig& config);
 
 // The keys of two resolved configurations that differ and may not differ across a resume, one a
 // line: "model.experts: 8 in the run, 16 now". Empty if a resume is allowed. server.*, log.*,
-// storage.directory and run.rounds may change.
+// simulation.*, storage.directory, storage.durability and run.rounds may change.
 std::vector<std::string> ResumeConflicts(const std::string& stored_yaml,
                                          const std::string& new_yaml);
 

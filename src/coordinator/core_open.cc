@@ -192,6 +192,7 @@ fedmoe::Status CoordinatorCore::ReadHistory() {
       summary_.best_accuracy = summary_.final_accuracy;
     summary_.personalised_accuracy = number("personalised_accuracy");
     summary_.final_loss = number("global_loss");
+    if (!summary_.final_loss) summary_.final_loss = number("personalised_loss");
     summary_.load_cv = number("cumulative_load_cv").value_or(0.0);
     summary_.bytes_down += static_cast<std::uint64_t>(number("bytes_down").value_or(0.0));
     summary_.bytes_up += static_cast<std::uint64_t>(number("bytes_up").value_or(0.0));

@@ -1,7 +1,10 @@
 #include "coordinator/grpc_handlers.h"
 
+#include <algorithm>
+#include <atomic>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <grpcpp/grpcpp.h>
 
@@ -16,31 +19,93 @@ namespace {
 
 using Reactor = grpc::ServerUnaryReactor;
 
-// A NextTask that the core may hold: its end is told when the client goes first.
+// Bytes of shards that are on their way with tasks. Not a lane: what finds no room travels by a
+// call of its own.
+class CarriedBytes {
+ public:
+  bool Take(std::uint64_t bytes) {
+    if ((bytes_ += bytes) <= kMost) return true;
+    bytes_ -= bytes;
+    return false;
+  }
+  void Return(std::uint64_t bytes) { bytes_ -= bytes; }
+
+ private:
+  static constexpr std::uint64_t kMost = std::uint64_t{4} << 20;
+  std::atomic<std::uint64_t> bytes_{0};
+};
+
+// A NextTask that the core may hold: its end is told when the client goes first. Shards that the
+// client lacks go with the task where they are few bytes, which spares it a call.
 class PollReactor final : public Reactor {
  public:
-  PollReactor(CoordinatorCore& core, const Gatekeeper& gate, const Caller& caller,
+  PollReactor(CoordinatorCore& core, const Gatekeeper& gate, CarriedBytes& carried, Caller caller,
               const v1::NextTaskRequest& request, v1::NextTaskReply* reply)
-      : core_(core) {
-    Result<SessionId> session = FromProto(request.session());
-    Status status = session.status();
-    if (status.ok()) status = gate.CheckClient(caller, session->client);
+      : core_(core), gate_(gate), carried_(carried), caller_(std::move(caller)), reply_(reply) {
+    Result<PollRequest> parsed = FromProto(request);
+    Status status = parsed.status();
+    if (status.ok()) status = gate_.CheckClient(caller_, parsed->session.client);
     if (!status.ok()) {
       Finish(ToGrpc(status));
       return;
     }
-    core_.NextTask(std::move(session).value(), poll_,
-                   [this, reply](const Result<NextTaskReply>& next) {
-                     if (next.ok()) *reply = ToProto(*next);
-                     Finish(ToGrpc(next.status()));
-                   });
+    request_ = std::move(parsed).value();
+    core_.NextTask(request_.session, poll_,
+                   [this](const Result<NextTaskReply>& next) { Answer(next); });
   }
+  ~PollReactor() override { carried_.Return(taken_); }
   void OnCancel() override { core_.AbandonPoll(poll_); }
   void OnDone() override { delete this; }
 
  private:
+  void Answer(const Result<NextTaskReply>& next) {
+    if (!next.ok()) return Finish(ToGrpc(next.status()));
+    *reply_ = ToProto(*next);
+    if (next->kind == NextTaskReply::Kind::kTask) Choose(next->task.shards);
+    if (pieces_.empty()) return Finish(grpc::Status::OK);
+    core_.ReadShards(request_.session, pieces_,
+                     [this](Result<std::vector<std::string>> read) { Send(std::move(read)); });
+  }
+
+  // All that the client lacks, or nothing.
+  void Choose(const std::vector<ShardReference>& shards) {
+    const std::uint64_t most = std::min(request_.carry_bytes, kMaxCarryBytes);
+    if (most == 0 || !gate_.CheckClient(caller_, request_.session.client).ok()) return;
+    std::uint64_t bytes = 0;
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      const ShardReference& shard = shards[i];
+      const auto length = static_cast<std::uint64_t>(shard.bytes);
+      if (std::ranges::find(request_.held, DigestPrefix(shard.digest)) != request_.held.end())
+        continue;
+      // An encoded one may first have to be made.
+      if (shard.encoded() || length > most - bytes) return Drop();
+      bytes += length;
+      pieces_.push_back({.shard = shard, .offset = 0, .length = length});
+      indices_.push_back(static_cast<int>(i));
+    }
+    if (!carried_.Take(bytes)) return Drop();
+    taken_ = bytes;
+  }
+  void Drop() { pieces_.clear(); }
+
+  // What cannot be read is told to who asks for it.
+  void Send(Result<std::vector<std::string>> read) {
+    for (std::size_t i = 0; read.ok() && i < read->size(); ++i) {
+      Carry(*reply_, indices_[i], std::move((*read)[i]));
+    }
+    Finish(grpc::Status::OK);
+  }
+
   CoordinatorCore& core_;
+  const Gatekeeper& gate_;
+  CarriedBytes& carried_;
+  const Caller caller_;
+  v1::NextTaskReply* const reply_;
+  PollRequest request_;
   const std::shared_ptr<Poll> poll_ = std::make_shared<Poll>();
+  std::vector<ShardPiece> pieces_;
+  std::vector<int> indices_;  // of them in the task
+  std::uint64_t taken_ = 0;
 };
 
 // Ends a call whose reply is empty.
@@ -86,7 +151,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   Reactor* NextTask(grpc::CallbackServerContext* context, const v1::NextTaskRequest* request,
                     v1::NextTaskReply* reply) override {
-    return new PollReactor(core_, gate_, CallerOf(*context), *request, reply);
+    return new PollReactor(core_, gate_, carried_, CallerOf(*context), *request, reply);
   }
 
   Reactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
@@ -167,6 +232,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
   Gatekeeper& gate_;
   TransferLanes down_;
   TransferLanes up_;
+  CarriedBytes carried_;
 };
 
 class AdminService final : public v1::Admin::CallbackService {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "federation/capacity.h"
@@ -12,6 +13,10 @@
 #include "federation/update.h"
 
 namespace fedmoe {
+
+// Of shards that come with a task: so many bytes, and so many that need not come can be named.
+inline constexpr std::uint64_t kMaxCarryBytes = 256 * 1024;
+inline constexpr std::size_t kMaxHeld = 64;
 
 struct RegisterRequest {
   ClientId client;
@@ -43,6 +48,22 @@ struct SessionId {
   std::uint64_t session = 0;
 };
 
+// Asks for work. Short shards that the client lacks may come with the task, so that they cost no
+// call of their own.
+struct PollRequest {
+  PollRequest() = default;
+  PollRequest(SessionId speaker) : session(std::move(speaker)) {}  // NOLINT: of a plain poll
+  SessionId session;
+  std::uint64_t carry_bytes = 0;    // at most so many; 0: none
+  std::vector<std::uint64_t> held;  // DigestPrefix() of shards that need not come; at most kMaxHeld
+};
+
+// A shard that came with its task.
+struct CarriedShard {
+  int index = 0;  // into the task's `shards`
+  std::string bytes;
+};
+
 struct NextTaskReply {
   enum class Kind {
     kTask,
@@ -53,6 +74,7 @@ struct NextTaskReply {
   TaskAssignment task;
   std::string detail;
   int tasks = 0;  // with kTask: of the round, this one among them; so many may transfer at once
+  std::vector<CarriedShard> carried = {};  // with kTask; their digests are the receiver's to check
 };
 
 struct HeartbeatReply {

@@ -30,6 +30,9 @@ struct ShardReference {
 // ("DIGEST.trunk.int8", "DIGEST.expert.3.f16.zstd"). Equal names, equal bytes.
 std::string ShardKey(const ShardReference& shard);
 
+// The first 8 bytes of a digest, most significant first.
+std::uint64_t DigestPrefix(const Digest& digest);
+
 struct TaskAssignment {
   TaskId task = 0;
   TaskKind kind = TaskKind::kTrain;

@@ -112,9 +112,7 @@ class ThinClient::Fetch final : public grpc::ClientReadReactor<v1::ShardChunk> {
     client.observer_.OnShards(bytes_, Since(begin_));
     delete this;
     if (!outcome.ok()) return client.Recover(outcome);
-    client.held_.clear();
-    for (const ShardReference& shard : client.task_.shards) client.held_.push_back(shard.digest);
-    client.Think();
+    client.Hold();
   }
 
  private:
@@ -320,9 +318,13 @@ void ThinClient::Register() {
 
 void ThinClient::Poll() {
   if (stopping()) return End(Cancelled("stopped"));
-  v1::NextTaskRequest request;
-  *request.mutable_session() = ToProto(session_);
-  Ask(&Methods::NextTask, std::move(request), Deadline::kNone,
+  PollRequest request(session_);
+  // As a real client: once it has fetched.
+  if (!held_.empty() && held_.size() <= kMaxHeld) {
+    request.carry_bytes = kMaxCarryBytes;
+    for (const Digest& digest : held_) request.held.push_back(DigestPrefix(digest));
+  }
+  Ask(&Methods::NextTask, ToProto(request), Deadline::kNone,
       [this](const v1::NextTaskReply& reply) {
         Result<NextTaskReply> next = FromProto(reply, name_);
         if (!next.ok()) return End(next.status());
@@ -330,6 +332,7 @@ void ThinClient::Poll() {
         switch (next->kind) {
           case NextTaskReply::Kind::kTask:
             tasks_ = next->tasks;
+            Unload(next->task, next->carried);
             return Take(std::move(next->task));
           case NextTaskReply::Kind::kNothingYet:
             return Poll();
@@ -347,6 +350,16 @@ void ThinClient::Leave() {
   *request.mutable_session() = ToProto(session_);
   Ask(&Methods::Leave, std::move(request), Deadline::kSoon,
       [this](const v1::Empty&) { End(Status::Ok()); });
+}
+
+void ThinClient::Unload(const TaskAssignment& task, const std::vector<CarriedShard>& carried) {
+  if (carried.empty()) return;
+  std::uint64_t bytes = 0;
+  for (const CarriedShard& shard : carried) {
+    held_.push_back(task.shards[static_cast<std::size_t>(shard.index)].digest);
+    bytes += shard.bytes.size();
+  }
+  observer_.OnCarried(bytes);
 }
 
 void ThinClient::Take(TaskAssignment task) {
@@ -369,8 +382,15 @@ void ThinClient::FetchShards() {
     if (std::find(held_.begin(), held_.end(), shard.digest) == held_.end())
       missing.push_back(shard);
   }
-  if (missing.empty()) return Think();
+  if (missing.empty()) return Hold();
   new Fetch(*this, std::move(missing));  // deletes itself when it is done
+}
+
+// All shards of the task are here; those of earlier ones are let go.
+void ThinClient::Hold() {
+  held_.clear();
+  for (const ShardReference& shard : task_.shards) held_.push_back(shard.digest);
+  Think();
 }
 
 void ThinClient::Think() {

@@ -42,6 +42,8 @@ class ThinFleetObserver {
   virtual void OnShards(std::uint64_t bytes, double seconds) {
     static_cast<void>(bytes), static_cast<void>(seconds);
   }
+  // Shards that came with their task.
+  virtual void OnCarried(std::uint64_t bytes) { static_cast<void>(bytes); }
   virtual void OnVerdict(const TaskAssignment&, const Verdict&, std::uint64_t bytes,
                          double seconds) {
     static_cast<void>(bytes), static_cast<void>(seconds);
@@ -92,8 +94,10 @@ class ThinClient {
   void Register();
   void Poll();
   void Leave();
+  void Unload(const TaskAssignment& task, const std::vector<CarriedShard>& carried);
   void Take(TaskAssignment task);
   void FetchShards();
+  void Hold();
   void Think();
   void Beat(Milliseconds left_ms);
   void Send();

@@ -41,6 +41,10 @@ class ThinFleet::Counter final : public ThinFleetObserver {
     });
     if (also_ != nullptr) also_->OnShards(bytes, seconds);
   }
+  void OnCarried(std::uint64_t bytes) override {
+    Count([bytes](ThinFleetTotals& totals) { totals.bytes_down += bytes; });
+    if (also_ != nullptr) also_->OnCarried(bytes);
+  }
   void OnVerdict(const TaskAssignment& task, const Verdict& verdict, std::uint64_t bytes,
                  double seconds) override {
     Count([&](ThinFleetTotals& totals) {

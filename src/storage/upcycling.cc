@@ -40,8 +40,7 @@ std::optional<ExpertName> SplitExpertName(const std::string& name) {
 // Whether the block is a part of an MoE layer that a dense model has no counterpart of.
 bool IsOfRouter(const std::string& name, const std::set<std::string>& prefixes) {
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const std::string& prefix) {
-    return name == prefix + "gate.weight" || name == prefix + "gate.bias" ||
-           name.starts_with(prefix + "constants.");
+    return name.starts_with(prefix + "gate.") || name.starts_with(prefix + "constants.");
   });
 }
 

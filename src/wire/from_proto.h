@@ -17,6 +17,8 @@ namespace fedmoe {
 Result<SessionId> FromProto(const v1::Session& session);
 Result<RegisterRequest> FromProto(const v1::RegisterRequest& request);
 
+Result<PollRequest> FromProto(const v1::NextTaskRequest& request);
+
 struct HeartbeatFromClient {
   SessionId session;
   TaskId task = 0;
@@ -63,7 +65,8 @@ Result<ReturnFromClient> FromProto(const v1::ReturnTaskRequest& request);
 
 // ---- Replies, as the client reads them.
 Result<RegisterReply> FromProto(const v1::RegisterReply& reply);
-// `client` is the one that asked: tasks do not repeat its name.
+// `client` is the one that asked: tasks do not repeat its name. A shard that was damaged on its way
+// with the task is left out, and so will be fetched.
 Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& client);
 Result<HeartbeatReply> FromProto(const v1::HeartbeatReply& reply);
 Result<Verdict> FromProto(const v1::SubmitUpdateReply& reply);

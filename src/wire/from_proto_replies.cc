@@ -147,6 +147,27 @@ Result<TaskAssignment> TaskFrom(const v1::Task& from, const ClientId& client) {
   return to;
 }
 
+Result<std::vector<CarriedShard>> CarriedFrom(const v1::NextTaskReply& reply,
+                                              const std::vector<ShardReference>& shards) {
+  FEDMOE_RETURN_IF_ERROR(
+      CheckCount("carried", static_cast<std::size_t>(reply.carried_size()), shards.size()));
+  std::vector<CarriedShard> carried;
+  int least = 0;
+  for (const v1::ShardChunk& chunk : reply.carried()) {
+    const int last = static_cast<int>(shards.size()) - 1;
+    FEDMOE_RETURN_IF_ERROR(CheckRange("carried.index", chunk.index(), least, last));
+    const ShardReference& shard = shards[static_cast<std::size_t>(chunk.index())];
+    const bool whole = chunk.offset() == 0 && chunk.total_bytes() == 0 && chunk.more().empty() &&
+                       static_cast<std::int64_t>(chunk.data().size()) == shard.bytes;
+    if (shard.encoded() || !whole)
+      return InvalidArgument("carried must be float32 shards of the task, each whole");
+    least = chunk.index() + 1;
+    if (!CheckChunk("carried", 0, chunk.data(), chunk.crc32c()).ok()) continue;
+    carried.push_back({.index = chunk.index(), .bytes = chunk.data()});
+  }
+  return carried;
+}
+
 }  // namespace
 
 Result<RegisterReply> FromProto(const v1::RegisterReply& reply) {
@@ -194,6 +215,7 @@ Result<NextTaskReply> FromProto(const v1::NextTaskReply& reply, const ClientId& 
     case v1::NextTaskReply::TASK: {
       to.kind = NextTaskReply::Kind::kTask;
       FEDMOE_ASSIGN_OR_RETURN(to.task, TaskFrom(reply.task(), client));
+      FEDMOE_ASSIGN_OR_RETURN(to.carried, CarriedFrom(reply, to.task.shards));
       return to;
     }
     default:

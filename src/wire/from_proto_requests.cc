@@ -88,6 +88,16 @@ Result<RegisterRequest> FromProto(const v1::RegisterRequest& request) {
                          .profile = std::move(profile)};
 }
 
+Result<PollRequest> FromProto(const v1::NextTaskRequest& request) {
+  FEDMOE_ASSIGN_OR_RETURN(SessionId session, FromProto(request.session()));
+  FEDMOE_RETURN_IF_ERROR(
+      CheckCount("held", static_cast<std::size_t>(request.held_size()), kMaxHeld));
+  PollRequest to(std::move(session));
+  to.carry_bytes = request.carry_bytes();
+  to.held.assign(request.held().begin(), request.held().end());
+  return to;
+}
+
 Result<HeartbeatFromClient> FromProto(const v1::HeartbeatRequest& request) {
   FEDMOE_ASSIGN_OR_RETURN(SessionId session, FromProto(request.session()));
   FEDMOE_RETURN_IF_ERROR(CheckId("task", request.task()));

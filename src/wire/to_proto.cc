@@ -1,5 +1,11 @@
 #include "wire/to_proto.h"
 
+#include <string_view>
+#include <utility>
+
+#include "common/checksum.h"
+#include "common/file_system.h"
+
 namespace fedmoe {
 namespace {
 
@@ -99,6 +105,14 @@ v1::RegisterRequest ToProto(const RegisterRequest& request) {
   return to;
 }
 
+v1::NextTaskRequest ToProto(const PollRequest& request) {
+  v1::NextTaskRequest to;
+  *to.mutable_session() = ToProto(request.session);
+  to.set_carry_bytes(request.carry_bytes);
+  to.mutable_held()->Add(request.held.begin(), request.held.end());
+  return to;
+}
+
 v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, double progress) {
   v1::HeartbeatRequest to;
   *to.mutable_session() = ToProto(session);
@@ -193,7 +207,15 @@ v1::NextTaskReply ToProto(const NextTaskReply& reply) {
   }
   to.set_detail(reply.detail);
   to.set_tasks(reply.tasks);
+  for (const CarriedShard& shard : reply.carried) Carry(to, shard.index, shard.bytes);
   return to;
+}
+
+void Carry(v1::NextTaskReply& reply, int index, std::string bytes) {
+  v1::ShardChunk& chunk = *reply.add_carried();
+  chunk.set_index(index);
+  chunk.set_crc32c(Crc32c(AsBytes(std::string_view(bytes))));
+  chunk.set_data(std::move(bytes));
 }
 
 v1::HeartbeatReply ToProto(const HeartbeatReply& reply) {

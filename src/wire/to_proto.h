@@ -13,6 +13,7 @@ namespace fedmoe {
 // ---- Requests.
 v1::Session ToProto(const SessionId& session);
 v1::RegisterRequest ToProto(const RegisterRequest& request);
+v1::NextTaskRequest ToProto(const PollRequest& request);
 v1::HeartbeatRequest HeartbeatToProto(const SessionId& session, TaskId task, double progress);
 v1::FetchShardsRequest FetchToProto(const SessionId& session,
                                     const std::vector<ShardReference>& shards,
@@ -27,6 +28,8 @@ v1::ReturnTaskRequest ReturnToProto(const SessionId& session, TaskId task, const
 // ---- Replies.
 v1::RegisterReply ToProto(const RegisterReply& reply);
 v1::NextTaskReply ToProto(const NextTaskReply& reply);
+// Lets a shard of the task, whole, come with it. By rising index.
+void Carry(v1::NextTaskReply& reply, int index, std::string bytes);
 v1::HeartbeatReply ToProto(const HeartbeatReply& reply);
 v1::SubmitUpdateReply ToProto(const Verdict& verdict);
 

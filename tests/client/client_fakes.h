@@ -90,6 +90,7 @@ class FakeTransport : public Transport {
   std::uint64_t session = 0;
   std::string run_id = "run-1";
   Milliseconds heartbeat_interval_ms = 1'000'000;
+  std::vector<PollRequest> requests;
   std::vector<UpdateHeader> headers;
   std::vector<EvaluationResult> evaluations;
 
@@ -111,8 +112,9 @@ class FakeTransport : public Transport {
     if (cancelled(false)) return Cancelled("cancelled");
     return Next<Result<RegisterReply>>(registrations, [this] { return Welcome(); });
   }
-  Result<NextTaskReply> NextTask(const SessionId& id) override {
-    Note(fmt::format("poll {}", id.session));
+  Result<NextTaskReply> NextTask(const PollRequest& request) override {
+    Note(fmt::format("poll {}", request.session.session));
+    requests.push_back(request);
     if (cancelled(false)) return Cancelled("cancelled");
     return Next<Result<NextTaskReply>>(polls, [] { return RunOver(); });
   }

@@ -42,6 +42,58 @@ TEST_F(ClientLoopTest, FetchesOnlyWhatTheCacheLacks) {
                           "fetch 1", "submit 1 6", "poll 1", "leave 1"));
 }
 
+std::string BytesOfShard(int shard) {
+  const std::vector<float> values = ShardOf(shard);
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
+
+TEST_F(ClientLoopTest, ShardsThatComeWithATaskAreNotFetched) {
+  const auto second = [](std::string bytes) {
+    TaskAssignment task = TrainTask(6, 2);
+    task.experts = {0, 1};
+    task.shards = {ReferenceTo(0), ReferenceTo(1), ReferenceTo(2)};
+    NextTaskReply reply = TaskReply(task);
+    reply.carried = {{.index = 1, .bytes = std::move(bytes)}};
+    return reply;
+  };
+  transport_.polls = {[] { return TaskReply(TrainTask(5)); },
+                      [&] { return second(BytesOfShard(1)); }};
+  Run();
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5",
+                                              "poll 1", "submit 1 6", "poll 1", "leave 1"));
+  // They may come once the session has a fetch that says how fast the link is.
+  ASSERT_EQ(transport_.requests.size(), 3U);
+  EXPECT_EQ(transport_.requests[0].carry_bytes, 0U);
+  EXPECT_GE(transport_.requests[1].carry_bytes, 1'000U);
+  EXPECT_LE(transport_.requests[1].carry_bytes, kMaxCarryBytes);
+  EXPECT_THAT(transport_.requests[1].held, ElementsAre(DigestPrefix(ReferenceTo(0).digest),
+                                                       DigestPrefix(ReferenceTo(2).digest)));
+  EXPECT_EQ(transport_.requests[2].held.size(), 3U);
+}
+
+TEST_F(ClientLoopTest, AShardThatCameDamagedWithATaskIsFetched) {
+  transport_.polls = {[] {
+    NextTaskReply reply = TaskReply(TrainTask(5));
+    reply.carried = {{.index = 0, .bytes = BytesOfShard(0)},
+                     {.index = 1, .bytes = BytesOfShard(1)}};
+    return reply;
+  }};
+  Run();
+  EXPECT_THAT(transport_.calls(), ElementsAre("register alice", "poll 1", "fetch 2", "submit 1 5",
+                                              "poll 1", "leave 1"));
+}
+
+TEST_F(ClientLoopTest, OnASlowLinkShardsComeByACallOfTheirOwn) {
+  transport_.fetches = {[] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return Status::Ok();
+  }};
+  transport_.polls = {[] { return TaskReply(TrainTask(5)); }};
+  Run();
+  // 24 bytes within 50 ms are at most 960 in two seconds.
+  EXPECT_LE(transport_.requests[1].carry_bytes, 960U);
+}
+
 TEST_F(ClientLoopTest, HandsInAnEvaluation) {
   transport_.polls = {[] {
     TaskAssignment task = TrainTask(9);

@@ -94,6 +94,9 @@ TEST(DownloadOptions, ShortenThePredictedRound) {
 TEST(DownloadOptions, NameWhatTravels) {
   const Digest digest(64, 'a');
   EXPECT_EQ(ShardKey({.shard = 3, .digest = digest}), digest);
+  EXPECT_EQ(DigestPrefix("0123456789abcdeffedcba9876543210"), 0x0123456789abcdefU);
+  EXPECT_EQ(DigestPrefix("ff"), 0xffU);
+  EXPECT_EQ(DigestPrefix(""), 0U);
   EXPECT_EQ(ShardKey({.shard = 0, .digest = digest, .encoding = Encoding::kInt8}),
             digest + ".trunk.int8");
   EXPECT_EQ(ShardKey({.shard = 3, .digest = digest, .zstd = true}), digest + ".expert.2.f32.zstd");

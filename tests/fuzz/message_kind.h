@@ -18,7 +18,8 @@ enum class MessageKind {
   kSubmitUpdateReply,
   kShardChunk,
   kResumeUpdateRequest,
+  kNextTaskRequest,
 };
-inline constexpr int kMessageKinds = 13;
+inline constexpr int kMessageKinds = 14;
 
 }  // namespace fedmoe

@@ -70,6 +70,13 @@ void AddRequests(MessageSeedList& seeds) {
   seeds.AddSpoiled<T>("return", MessageKind::kReturnTaskRequest,
                       ReturnToProto(SampleSession(), 7, "why"),
                       {[](T& m) { m.set_why(std::string(4097, 'x')); }});
+  using P = v1::NextTaskRequest;
+  PollRequest poll(SampleSession());
+  poll.carry_bytes = kMaxCarryBytes;
+  poll.held = {1, ~std::uint64_t{0}};
+  seeds.AddSpoiled<P>(
+      "poll", MessageKind::kNextTaskRequest, ToProto(poll),
+      {[](P& m) { m.mutable_held()->Resize(65, 7); }, [](P& m) { m.clear_session(); }});
   using U = v1::ResumeUpdateRequest;
   seeds.AddSpoiled<U>("resume", MessageKind::kResumeUpdateRequest,
                       ResumeToProto(SampleSession(), 7, 1000),
@@ -108,6 +115,15 @@ void AddTasks(MessageSeedList& seeds) {
                        [](N& m) { m.mutable_task()->mutable_training()->set_clip_norm(kNan); },
                        [](N& m) { m.mutable_task()->mutable_training()->set_gate_noise(101); },
                        [](N& m) { m.mutable_task()->mutable_training()->set_upload_encoding(9); }});
+  NextTaskReply laden = SampleTask();
+  laden.carried = {{.index = 2, .bytes = "12345678"}};
+  seeds.AddSpoiled<N>("task_carried", MessageKind::kNextTaskReply, ToProto(laden),
+                      {[](N& m) { m.mutable_carried(0)->set_index(-1); },
+                       [](N& m) { m.mutable_carried(0)->set_data("1234567"); },
+                       [](N& m) { m.mutable_carried(0)->set_offset(1); },
+                       [](N& m) { m.mutable_carried(0)->set_crc32c(1); },
+                       [](N& m) { *m.add_carried() = m.carried(0); },
+                       [](N& m) { m.mutable_task()->mutable_shards(2)->set_encoding(3); }});
   N evaluation = task;
   evaluation.mutable_task()->set_kind(v1::Task::EVALUATE);
   seeds.Add("task_evaluation", MessageKind::kNextTaskReply, evaluation);

@@ -53,7 +53,16 @@ void Normalise(v1::RegisterRequest& request) {
   if (request.role() == v1::ROLE_UNSPECIFIED) request.set_role(v1::ROLE_TRAINER);
 }
 void Normalise(v1::NextTaskReply& reply) {
-  if (reply.kind() != v1::NextTaskReply::TASK) return reply.clear_task();
+  if (reply.kind() != v1::NextTaskReply::TASK) {
+    reply.clear_carried();
+    return reply.clear_task();
+  }
+  auto& carried = *reply.mutable_carried();
+  carried.erase(std::remove_if(carried.begin(), carried.end(),
+                               [](const v1::ShardChunk& chunk) {
+                                 return !CheckChunk("", 0, chunk.data(), chunk.crc32c()).ok();
+                               }),
+                carried.end());
   if (reply.task().kind() == v1::Task::EVALUATE) {
     const v1::TrainingOptions all = reply.task().training();
     v1::TrainingOptions& left = *reply.mutable_task()->mutable_training();
@@ -147,6 +156,10 @@ void CheckRequest(MessageKind kind, const std::string& bytes) {
       return ParseAndCheck<v1::Session>(
           bytes, kPlain, [](const SessionId& plain) { return ToProto(plain); },
           [](const SessionId& plain) { return IsValidClientId(plain.client); });
+    case MessageKind::kNextTaskRequest:
+      return ParseAndCheck<v1::NextTaskRequest>(
+          bytes, kPlain, [](const PollRequest& plain) { return ToProto(plain); },
+          [](const PollRequest& plain) { return plain.held.size() <= kMaxHeld; });
     case MessageKind::kRegisterRequest:
       return ParseAndCheck<v1::RegisterRequest>(
           bytes, kPlain, [](const RegisterRequest& plain) { return ToProto(plain); },
@@ -254,7 +267,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (kind == MessageKind::kUpdateChunk || kind == MessageKind::kShardChunk) {
     CheckChunkMessage(kind, bytes);
   } else if (kind < MessageKind::kUpdateChunk || kind == MessageKind::kEvaluationResult ||
-             kind == MessageKind::kReturnTaskRequest || kind == MessageKind::kResumeUpdateRequest) {
+             kind == MessageKind::kReturnTaskRequest || kind == MessageKind::kResumeUpdateRequest ||
+             kind == MessageKind::kNextTaskRequest) {
     CheckRequest(kind, bytes);
   } else {
     CheckReply(kind, bytes);

@@ -36,6 +36,7 @@ ModelSpec Spec() {
   spec.blocks.push_back(Block("blocks.0.ffn.gate.weight", {2, 2}));
   spec.blocks.push_back(Block("blocks.1.gate.weight", {2, 3}));
   spec.blocks.push_back(Block("blocks.1.gate.bias", {2}));
+  spec.blocks.push_back(Block("blocks.1.gate.mean", {3}));
   for (const ExpertIndex expert : {0, 1}) {
     const std::string prefix = "blocks.1.experts." + std::to_string(expert) + ".";
     spec.blocks.push_back(Block(prefix + "gate.weight", {1, 2}, BlockOwner::kExpert, expert));
@@ -127,8 +128,8 @@ TEST_F(UpcyclingTest, TheRouterStartsAsUsual) {
   const ModelSpec spec = Spec();
   Result<Upcycling> upcycling = Open(spec);
   ASSERT_OK(upcycling.status());
-  for (const char* name :
-       {"blocks.1.gate.weight", "blocks.1.gate.bias", "blocks.1.constants.0.value"}) {
+  for (const char* name : {"blocks.1.gate.weight", "blocks.1.gate.bias", "blocks.1.gate.mean",
+                           "blocks.1.constants.0.value"}) {
     const ParameterBlock& block = spec.blocks[static_cast<std::size_t>(spec.Find(name))];
     std::vector<float> usual(static_cast<std::size_t>(block.ElementCount()));
     InitializeBlock(block, 3, usual);

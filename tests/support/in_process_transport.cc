@@ -101,11 +101,12 @@ Result<RegisterReply> InProcessTransport::Register(const RegisterRequest& reques
   });
 }
 
-Result<NextTaskReply> InProcessTransport::NextTask(const SessionId& session) {
+Result<NextTaskReply> InProcessTransport::NextTask(const PollRequest& request) {
   const auto poll = std::make_shared<Poll>();
-  Result<NextTaskReply> reply = Ask<NextTaskReply>(
-      Kind::kWork,
-      [&](CoordinatorCore& core, auto done) { core.NextTask(session, poll, std::move(done)); });
+  Result<NextTaskReply> reply =
+      Ask<NextTaskReply>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
+        core.NextTask(request.session, poll, std::move(done));
+      });
   if (reply.status().code() == StatusCode::kCancelled) {
     slot_.Call([&](CoordinatorCore& core) { core.AbandonPoll(poll); });
   }

@@ -63,7 +63,7 @@ class InProcessTransport final : public Transport {
   explicit InProcessTransport(CoordinatorSlot& slot, TransportFaults faults = {});
 
   Result<RegisterReply> Register(const RegisterRequest& request) override;
-  Result<NextTaskReply> NextTask(const SessionId& session) override;
+  Result<NextTaskReply> NextTask(const PollRequest& request) override;
   Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) override;
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
                      const ShardSink& sink, bool damaged) override;

@@ -220,6 +220,34 @@ TEST(BoundsTest, Task) {
         "shards.bytes must be 1 to 1099511627776 (got -8)"}});
 }
 
+TEST(BoundsTest, Poll) {
+  using M = v1::NextTaskRequest;
+  ExpectRefused<M>(ToProto(PollRequest(SampleSession())), kParse,
+                   {{[](M& m) { m.mutable_held()->Resize(65, 7); },
+                     "held must have at most 64 entries (got 65)"}});
+}
+
+TEST(BoundsTest, ShardsThatComeWithATask) {
+  using M = v1::NextTaskReply;
+  NextTaskReply laden = SampleTask();
+  laden.carried = {{.index = 0, .bytes = std::string(16, 'a')}, {.index = 2, .bytes = "12345678"}};
+  const std::string whole = "carried must be float32 shards of the task, each whole";
+  ExpectRefused<M>(
+      ToProto(laden), [](const M& m) { return FromProto(m, "alice"); },
+      {{[](M& m) { m.mutable_carried(0)->set_index(-1); }, "carried.index must be 0 to 2 (got -1)"},
+       {[](M& m) { m.mutable_carried(1)->set_index(3); }, "carried.index must be 1 to 2 (got 3)"},
+       {[](M& m) { m.mutable_carried(1)->set_index(0); }, "carried.index must be 1 to 2 (got 0)"},
+       {[](M& m) { m.mutable_carried(1)->set_data("1234567"); }, whole},
+       {[](M& m) { m.mutable_carried(1)->set_offset(1); }, whole},
+       {[](M& m) { m.mutable_carried(1)->set_total_bytes(8); }, whole},
+       {[](M& m) { m.mutable_carried(1)->add_more(); }, whole},
+       {[](M& m) { m.mutable_task()->mutable_shards(0)->set_encoding(3); }, whole},
+       {[](M& m) {
+          for (int i = 0; i < 2; ++i) m.add_carried();
+        },
+        "carried must have at most 3 entries (got 4)"}});
+}
+
 TEST(BoundsTest, Training) {
   using M = v1::NextTaskReply;
   using T = v1::TrainingOptions;

@@ -116,6 +116,34 @@ TEST(ConversionsTest, AnEvaluationTellsHowUpdatesAreSent) {
   EXPECT_EQ(got->task.training.learning_rate, TrainingOptions{}.learning_rate);
 }
 
+TEST(ConversionsTest, APollAndWhatComesWithItsTask) {
+  PollRequest poll({"alice", 9});
+  poll.carry_bytes = 1'000;
+  poll.held = {7, ~std::uint64_t{0}};
+  const auto request = FromProto(ToProto(poll));
+  ASSERT_TRUE(request.ok()) << request.status().ToString();
+  EXPECT_EQ(request->session.client, "alice");
+  EXPECT_EQ(request->session.session, 9U);
+  EXPECT_EQ(request->carry_bytes, 1'000U);
+  EXPECT_EQ(request->held, poll.held);
+
+  NextTaskReply sent = SampleTask();
+  sent.carried = {{.index = 0, .bytes = std::string(16, 'a')}, {.index = 2, .bytes = "12345678"}};
+  v1::NextTaskReply message = ToProto(sent);
+  auto got = FromProto(message, "alice");
+  ASSERT_TRUE(got.ok()) << got.status().ToString();
+  ASSERT_EQ(got->carried.size(), 2U);
+  EXPECT_EQ(got->carried[0].index, 0);
+  EXPECT_EQ(got->carried[1].index, 2);
+  EXPECT_EQ(got->carried[1].bytes, "12345678");
+  // Damaged on its way.
+  message.mutable_carried(0)->mutable_data()->at(3) = 'b';
+  got = FromProto(message, "alice");
+  ASSERT_TRUE(got.ok()) << got.status().ToString();
+  ASSERT_EQ(got->carried.size(), 1U);
+  EXPECT_EQ(got->carried[0].index, 2);
+}
+
 TEST(ConversionsTest, PollsWithoutATask) {
   const auto nothing = FromProto(ToProto(NextTaskReply{}), "alice");
   ASSERT_TRUE(nothing.ok());

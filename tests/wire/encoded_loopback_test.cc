@@ -51,6 +51,17 @@ TEST_F(EncodedLoopbackTest, AFetchGoesOnWithinAnEncodedShard) {
                                      " (got " + std::to_string(task.shards[0].bytes - 1) + ")"));
 }
 
+TEST_F(EncodedLoopbackTest, EncodedShardsDoNotComeWithTheTask) {
+  const std::vector<ShardReference> shards = FirstTask(Session()).shards;
+  PollRequest request(Session());
+  request.carry_bytes = kMaxCarryBytes;
+  request.held = {DigestPrefix(shards[0].digest)};
+  const auto reply = transport_->NextTask(request);
+  ASSERT_TRUE(reply.ok()) << reply.status().ToString();
+  EXPECT_EQ(reply->task.shards, shards);
+  EXPECT_TRUE(reply->carried.empty());
+}
+
 TEST_F(EncodedLoopbackTest, AClientTrainsARunToItsEnd) {
   auto state = ClientState::Open(PosixFileSystem(), directory_.File("client")).value();
   OnesTrainer trainer;

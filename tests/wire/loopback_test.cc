@@ -57,6 +57,36 @@ TEST_F(LoopbackTest, ShardsArriveWholeAndInOrder) {
   }
 }
 
+TEST_F(LoopbackTest, ShortShardsThatTheClientLacksComeWithTheTask) {
+  const std::vector<ShardReference> shards = FirstTask(Session()).shards;
+  ASSERT_EQ(shards.size(), 3U);
+  // Asks again, in a session of its own, as who has the first so many of them.
+  const auto carried = [&](std::uint64_t carry_bytes, std::size_t held) {
+    PollRequest request(Session());
+    request.carry_bytes = carry_bytes;
+    for (std::size_t i = 0; i < held; ++i) request.held.push_back(DigestPrefix(shards[i].digest));
+    auto reply = transport_->NextTask(request);
+    EXPECT_TRUE(reply.ok()) << reply.status().ToString();
+    EXPECT_EQ(reply->task.shards, shards);
+    return std::move(reply->carried);
+  };
+  const std::vector<CarriedShard> experts = carried(kMaxCarryBytes, 1);
+  ASSERT_EQ(experts.size(), 2U);
+  for (int i = 0; i < 2; ++i) {
+    const CarriedShard& shard = experts[static_cast<std::size_t>(i)];
+    EXPECT_EQ(shard.index, i + 1);
+    EXPECT_EQ(Sha256Of(AsBytes(std::string_view(shard.bytes))),
+              shards[static_cast<std::size_t>(i) + 1].digest);
+  }
+  EXPECT_EQ(carried(24, 1).size(), 2U);
+  EXPECT_EQ(carried(12, 2).size(), 1U);
+  // All that it lacks, or nothing.
+  EXPECT_TRUE(carried(23, 1).empty());
+  EXPECT_TRUE(carried(~std::uint64_t{0}, 0).empty()) << "the trunk is too long";
+  EXPECT_TRUE(carried(0, 1).empty());
+  EXPECT_TRUE(carried(kMaxCarryBytes, 3).empty());
+}
+
 TEST_F(LoopbackTest, ASinkMayStopTheTransfer) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);

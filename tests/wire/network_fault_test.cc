@@ -28,8 +28,8 @@ class WatchedTransport final : public Transport {
     before_register();
     return inner_->Register(request);
   }
-  Result<NextTaskReply> NextTask(const SessionId& session) override {
-    return inner_->NextTask(session);
+  Result<NextTaskReply> NextTask(const PollRequest& request) override {
+    return inner_->NextTask(request);
   }
   Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) override {
     return inner_->Beat(session, task, progress);
