@@ -133,7 +133,7 @@ int Run(const ClientConfig& config) {
   if (!crashes.ok()) return Fail(crashes.status(), kExitConfiguration);
   Result<std::unique_ptr<ClientState>> state =
       ClientState::Open(*crashes ? **crashes : PosixFileSystem(), directory);
-  if (!state.ok()) return Fail(state.status(), kExitDirectory);
+  if (!state.ok()) return Fail(state.status(), ExitOfDirectory(state.status()));
 
   ClientLoopOptions options{
       .name = config.name,

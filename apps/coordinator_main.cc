@@ -1,5 +1,6 @@
 // fedmoe-coordinator: reads a configuration, starts or resumes its run, serves clients until the
 // run is over.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -55,15 +56,18 @@ Status WriteFleet(const CoordinatorConfig& config, const std::string& directory)
 }
 
 CoreOptions CoreOptionsOf(const CoordinatorConfig& config, ModelSpec spec) {
-  CoreOptions options{.run = config.run,
-                      .upcycle = config.upcycle,
-                      .run_name = config.name,
-                      .poll_hold_ms = config.server.poll_hold_ms,
-                      .heartbeat_interval_ms = config.server.heartbeat_interval_ms,
-                      .max_clients = config.server.max_clients,
-                      .worker_threads = config.server.worker_threads,
-                      .keep_versions = config.storage.keep_versions,
-                      .durability = config.storage.durability};
+  CoreOptions options{
+      .run = config.run,
+      .upcycle = config.upcycle,
+      .run_name = config.name,
+      .poll_hold_ms = config.server.poll_hold_ms,
+      .heartbeat_interval_ms = config.server.heartbeat_interval_ms,
+      // Who trains hears of the end with a heartbeat, and then asks.
+      .linger_ms = std::max<Milliseconds>(10'000, 2 * config.server.heartbeat_interval_ms + 5'000),
+      .max_clients = config.server.max_clients,
+      .worker_threads = config.server.worker_threads,
+      .keep_versions = config.storage.keep_versions,
+      .durability = config.storage.durability};
   options.run.spec = std::move(spec);
   return options;
 }
@@ -130,10 +134,10 @@ int Run(const CoordinatorConfig& config, ModelSpec spec) {
   const std::string path =
       config.storage.directory.empty() ? JoinPath("runs", config.name) : config.storage.directory;
   Result<std::unique_ptr<RunDirectory>> directory = RunDirectory::Open(files, path);
-  if (!directory.ok()) return Fail(directory.status(), kExitDirectory);
+  if (!directory.ok()) return Fail(directory.status(), ExitOfDirectory(directory.status()));
   const bool is_new = !(*directory)->HasRun();
   if (Status settled = SettleConfig(files, **directory, config); !settled.ok())
-    return Fail(settled, kExitDirectory);
+    return Fail(settled, ExitOfDirectory(settled));
 
   // Before any other thread, so that all of them leave the signals to this one.
   std::mutex mutex;
@@ -150,14 +154,16 @@ int Run(const CoordinatorConfig& config, ModelSpec spec) {
 
   // Outlives the core, whose last answers pass by it.
   const Result<std::unique_ptr<Gatekeeper>> gate = Gatekeeper::Open(files, path, config.server.tls);
-  if (!gate.ok()) return FailNewRun(is_new, **directory, gate.status(), kExitDirectory);
+  if (!gate.ok())
+    return FailNewRun(is_new, **directory, gate.status(), ExitOfDirectory(gate.status()));
   SteadyClock clock;
   Watcher watcher(config.live_table, config.run.rounds);
   CoreOptions options = CoreOptionsOf(config, std::move(spec));
   options.journal_hook = crashes->get();
   Result<std::unique_ptr<CoordinatorCore>> core =
       CoordinatorCore::Start(std::move(options), files, **directory, clock, &watcher);
-  if (!core.ok()) return FailNewRun(is_new, **directory, core.status(), kExitDirectory);
+  if (!core.ok())
+    return FailNewRun(is_new, **directory, core.status(), ExitOfDirectory(core.status()));
   Result<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
       **core, **gate, config.server.address,
       {.tls = config.server.tls,
@@ -183,7 +189,8 @@ int Run(const CoordinatorConfig& config, ModelSpec spec) {
     running = nullptr;
   }
   (*server)->Shutdown(kShutdownGraceMs);
-  if (config.live_table) fmt::print("{}", SummaryText(summary, watcher.last(), path));
+  // Not fmt::print, which throws where the terminal has gone.
+  if (config.live_table) std::fputs(SummaryText(summary, watcher.last(), path).c_str(), stdout);
   return ExitCodeOf(summary);
 }
 

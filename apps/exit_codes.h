@@ -1,6 +1,8 @@
 // What the programs' exit codes mean; documented for users in docs/programs.md.
 #pragma once
 
+#include "common/result.h"
+
 namespace fedmoe {
 
 enum ExitCode : int {
@@ -15,5 +17,14 @@ enum ExitCode : int {
   kExitRefused = 6,    // client: the coordinator turned it away
   kExitStopped = 7,    // coordinator: stopped on request before all rounds were done
 };
+
+// Of a run or state directory that could not be opened. What may pass, such as a full disk, is a
+// failure, after which a service manager tries again; what needs a person is not.
+inline int ExitOfDirectory(const Status& status) {
+  const bool may_pass = status.code() == StatusCode::kResourceExhausted ||
+                        status.code() == StatusCode::kInternal ||
+                        status.code() == StatusCode::kUnavailable;
+  return may_pass ? kExitFailed : kExitDirectory;
+}
 
 }  // namespace fedmoe

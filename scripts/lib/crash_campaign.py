@@ -14,6 +14,7 @@ STRIDE = 40  # operations between one such kill and the next
 SUMMARY = "create summary.json.tmp"
 COMMIT_SITE = "sync checkpoints/N.segment"  # of a small version: its bytes are durable
 FIRST_OF_ROUND = "create spool/N.tmp"
+CLIENT_HEARS = "create over.tmp"  # of a client: the run is over
 COMPLETED = 3  # exit code of a coordinator whose run is over, for its clients too
 SEEK_TRIES = 8  # for a failpoint that no kill has hit
 TRIES = 3  # for an operation that a run did not come to
@@ -142,6 +143,16 @@ class Campaign:
         whole = self.points.whole
         return whole[next(position for position, (_, site) in enumerate(whole) if site == SUMMARY):]
 
+    def client_work(self):
+        """Of a client, before it hears that the run is over."""
+        return self.points.client[:self.client_hears()]
+
+    def client_end(self):
+        return self.points.client[self.client_hears():]
+
+    def client_hears(self):
+        return next(position for position, (_, site) in enumerate(self.points.client) if site == CLIENT_HEARS)
+
     def steps(self, targets, limit, every_phase):
         """(how the points are used, who dies, points)."""
         points, steps = self.points, []
@@ -151,12 +162,14 @@ class Campaign:
                       (self.singles, ("coordinator",), covering(self.end())),
                       (self.lives, ("coordinator",), of(points.later))]
         if "client" in targets:
-            steps += [(self.chains, ("client",), all_phases(points.client)),
+            steps += [(self.chains, ("client",), all_phases(self.client_work())),
+                      (self.singles, ("client",), all_phases(self.client_end())),
                       (self.lives, ("client",), all_phases(points.later_client))]
         if "both" in targets:
             steps += [(self.chains, ("coordinator", "client"), covering(self.beginning(), BOTH_STRIDE)),
                       (self.lives, ("coordinator", "client"), covering(points.later, BOTH_STRIDE)),
-                      (self.chains, ("client", "coordinator"), covering(points.client)),
+                      (self.chains, ("client", "coordinator"), covering(self.client_work())),
+                      (self.singles, ("client", "coordinator"), covering(self.client_end())),
                       (self.lives, ("client", "coordinator"), covering(points.later_client))]
         total = sum(len(found) for _, _, found in steps)
         chosen = set(range(total))

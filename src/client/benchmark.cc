@@ -67,17 +67,23 @@ std::optional<std::uint64_t> ReadNumber(const std::string& path) {
   return std::nullopt;
 }
 
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
 // Bytes left under the limit of the cgroup (version 2, then 1) at the root of this process's view.
 std::optional<std::uint64_t> CgroupAvailable() {
-  constexpr const char* kFiles[][2] = {
-      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"},
-      {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
-       "/sys/fs/cgroup/memory/memory.usage_in_bytes"}};
-  for (const auto& [limit_path, used_path] : kFiles) {
+  constexpr const char* kFiles[][4] = {
+      {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat",
+       "inactive_file"},
+      {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+       "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"}};
+  for (const auto& [limit_path, used_path, stat_path, cache] : kFiles) {
     const auto limit = ReadNumber(limit_path);
     if (!limit) continue;  // "max", or not this version
-    const std::uint64_t used = ReadNumber(used_path).value_or(0);
-    return *limit > used ? *limit - used : 0;
+    return MemoryLeft(*limit, ReadNumber(used_path).value_or(0),
+                      ParseMemoryStat(ReadText(stat_path), cache));
   }
   return std::nullopt;
 }
@@ -120,14 +126,28 @@ std::uint64_t ParseMemAvailable(const std::string& meminfo) {
   return 0;
 }
 
+std::uint64_t MemoryLeft(std::uint64_t limit, std::uint64_t used, std::uint64_t droppable) {
+  const std::uint64_t held = used - std::min(used, droppable);
+  return limit > held ? limit - held : 1;
+}
+
+std::uint64_t ParseMemoryStat(const std::string& stat, const std::string& name) {
+  std::istringstream lines(stat);
+  std::string key;
+  std::uint64_t value = 0;
+  while (lines >> key >> value) {
+    if (key == name) return value;
+  }
+  return 0;
+}
+
 std::uint64_t MeasureMemoryBudget() {
-  std::ifstream file("/proc/meminfo");
-  const std::string meminfo{std::istreambuf_iterator<char>(file), {}};
-  std::uint64_t available = ParseMemAvailable(meminfo);
+  std::uint64_t available = ParseMemAvailable(ReadText("/proc/meminfo"));
   if (const auto limit = CgroupAvailable()) {
     available = available == 0 ? *limit : std::min(available, *limit);
   }
-  return available / 2;
+  // Some bytes are a limit, and none would be no limit.
+  return available == 1 ? 1 : available / 2;
 }
 
 }  // namespace fedmoe

@@ -18,6 +18,13 @@ double MeasureExpertFlops(int width, int expert_width, double budget_s,
 // that is less. Bytes; 0 if neither can be read.
 std::uint64_t MeasureMemoryBudget();
 
+// What is left under a cgroup's limit, bytes: page cache that can be dropped counts as free. At
+// least 1, for 0 would say that there is no limit.
+std::uint64_t MemoryLeft(std::uint64_t limit, std::uint64_t used, std::uint64_t droppable);
+
+// A number of the text of a cgroup's memory.stat; 0 if it is not there.
+std::uint64_t ParseMemoryStat(const std::string& stat, const std::string& name);
+
 // MemAvailable of the text of /proc/meminfo, bytes; 0 if it is not there.
 std::uint64_t ParseMemAvailable(const std::string& meminfo);
 

@@ -67,6 +67,11 @@ void ClientLoop::Leave() {
   static_cast<void>(transport_.Leave(session_));
 }
 
+void ClientLoop::ForgetEnd() {
+  const Status forgotten = state_.ForgetEnd();
+  if (!forgotten.ok()) spdlog::warn("{}", forgotten.message());
+}
+
 void ClientLoop::Stop() {
   int stops = 0;
   {
@@ -125,11 +130,6 @@ Status ClientLoop::TryRegister() {
 
   const Result<RegisterReply> reply = transport_.Register(request);
   if (reply.ok()) return Accept(*reply);
-  // An earlier process heard the end and died: the coordinator may have gone since, having told
-  // everyone.
-  const bool nobody = reply.status().code() == StatusCode::kUnavailable ||
-                      reply.status().code() == StatusCode::kDeadlineExceeded;
-  if (nobody && state_.end()) return End(ClientEnd::kRunOver, *state_.end());
   if (IsWorthRetrying(reply.status().code())) return reply.status();
   return End(ClientEnd::kRefused, reply.status().message());
 }
@@ -149,7 +149,7 @@ Status ClientLoop::Accept(const RegisterReply& reply) {
   saved_update_.reset();
   saved_evaluation_.reset();
   state_.BeginRun(reply.run_id);
-  FEDMOE_RETURN_IF_ERROR(state_.ForgetEnd());
+  if (state_.end() && state_.end()->run_id != reply.run_id) ForgetEnd();
   Result<ModelSpec> spec = options_.build_spec(reply.preset, reply.options);
   if (!spec.ok()) {
     return End(ClientEnd::kRefused,
@@ -183,6 +183,8 @@ Status ClientLoop::Serve() {
     told_of_stopping_ = false;
     lost_since_ms_.reset();
     backoff_.Reset();
+    // It had been over, and goes on.
+    if (reply.kind != NextTaskReply::Kind::kRunOver && state_.end()) ForgetEnd();
     switch (reply.kind) {
       case NextTaskReply::Kind::kNothingYet:
         break;
@@ -221,6 +223,12 @@ Status ClientLoop::WaitBeforeRetry(const Status& why, std::optional<Milliseconds
   const Milliseconds now_ms = clock_.NowMs();
   if (!lost_since_ms_) lost_since_ms_ = now_ms;
   const Milliseconds lost_ms = now_ms - *lost_since_ms_;
+  // An earlier process heard the end and died before it could leave: the coordinator, which had
+  // told everyone, may be gone for good.
+  const bool nobody =
+      why.code() == StatusCode::kUnavailable || why.code() == StatusCode::kDeadlineExceeded;
+  if (state_.end() && nobody && lost_ms >= options_.end_patience_ms)
+    return End(ClientEnd::kRunOver, state_.end()->detail);
   const Milliseconds limit_ms = options_.retry_limit_ms;
   if (limit_ms > 0 && lost_ms >= limit_ms) {
     return End(ClientEnd::kGaveUp,

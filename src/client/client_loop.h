@@ -38,6 +38,8 @@ struct ClientLoopOptions {
   Milliseconds retry_initial_ms = 200;
   Milliseconds retry_max_ms = 10'000;
   Milliseconds retry_limit_ms = 0;  // give up after so long without the coordinator; 0: never
+  // For so long a client looks for the coordinator of a run of which it knows that it is over.
+  Milliseconds end_patience_ms = 5'000;
   // The model that this build makes of a preset and its options.
   std::function<Result<ModelSpec>(const std::string& preset,
                                   const std::map<std::string, std::string>& options)>
@@ -79,6 +81,7 @@ class ClientLoop {
     TaskId task = 0;
     int attempt = 0;
     PreparedUpdate update;
+    bool tried = false;  // to send it
   };
   // The task being worked on. It ends early if the coordinator cancels it, or if the client has a
   // reason to give it back.
@@ -98,6 +101,7 @@ class ClientLoop {
   Status Accept(const RegisterReply& reply);
   Status Serve();
   void Leave();
+  void ForgetEnd();
   Status Recover(const Status& status);
   // Repeats `call` with backoff while the coordinator is too busy for it, until `until_ms` where
   // that is given: then the last status.

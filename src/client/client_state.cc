@@ -1,5 +1,6 @@
 #include "client/client_state.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -85,7 +86,9 @@ Result<std::unique_ptr<ClientState>> ClientState::Open(FileSystem& files,
   FEDMOE_ASSIGN_OR_RETURN(state->committed_, state->ReadRecord(kCommitted));
   FEDMOE_ASSIGN_OR_RETURN(state->tentative_, state->ReadRecord(kTentative));
   if (const std::string over = JoinPath(directory, kOver); files.Exists(over)) {
-    FEDMOE_ASSIGN_OR_RETURN(state->end_, ReadFile(files, over, kMaxEndBytes));
+    FEDMOE_ASSIGN_OR_RETURN(const std::string text, ReadFile(files, over, kMaxEndBytes));
+    const std::size_t line = std::min(text.find('\n'), text.size());
+    state->end_ = End{text.substr(0, line), text.substr(std::min(line + 1, text.size()))};
   }
   return state;
 }
@@ -161,6 +164,10 @@ std::span<const std::byte> ClientState::committed() const {
 
 Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes) {
   if (bytes.empty()) return Status::Ok();
+  if (bytes.size() > kMaxStateBytes) {
+    return ResourceExhausted(fmt::format("client state of {} bytes is over the {} that are kept",
+                                         bytes.size(), kMaxStateBytes));
+  }
   std::string file(kMagic, 8);
   Put(file, kFormatVersion);
   Put(file, static_cast<std::uint32_t>(run_id_.size()));
@@ -175,13 +182,15 @@ Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes)
 }
 
 Status ClientState::SaveEnd(const std::string& detail) {
-  end_ = detail.substr(0, kMaxEndBytes);
-  return WriteFileAtomically(files_, JoinPath(directory_, kOver), *end_);
+  end_ = End{run_id_, detail.substr(0, kMaxEndBytes - kMaxRunId - 1)};
+  return WriteFileAtomically(files_, JoinPath(directory_, kOver),
+                             end_->run_id + "\n" + end_->detail);
 }
 
 Status ClientState::ForgetEnd() {
-  end_.reset();
-  return Remove(kOver);
+  if (!std::exchange(end_, std::nullopt)) return Status::Ok();
+  FEDMOE_RETURN_IF_ERROR(Remove(kOver));
+  return files_.SyncDirectory(directory_);
 }
 
 }  // namespace fedmoe

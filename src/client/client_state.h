@@ -5,7 +5,9 @@
 //   lock              held while a client uses the directory
 //   committed.state   the state that the next task starts from
 //   tentative.state   the state of the last task; becomes committed when its round commits
-//   over              from when the client hears that its run is over until it ends: what it heard
+//   over              from when the client hears that its run is over until it ends: the run's id,
+//   a
+//                     line feed, and what it heard
 //
 // A .state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
 // run id | state | crc32c u32 of all before it. Integers are little-endian.
@@ -50,10 +52,14 @@ class ClientState {
   // The run is over, as `detail` says. Kept before the coordinator is told that this is known, for
   // it need not be there any more when a client that dies in between is started again.
   Status SaveEnd(const std::string& detail);
-  // Once the client has nothing left to do, or has another run.
+  // Once the client has nothing left to do, or there is more to do than it had heard.
   Status ForgetEnd();
-  // What an earlier process saved and did not come to forget.
-  const std::optional<std::string>& end() const { return end_; }
+  // What was saved, by an earlier process perhaps, and not yet forgotten.
+  struct End {
+    std::string run_id;
+    std::string detail;
+  };
+  const std::optional<End>& end() const { return end_; }
 
  private:
   struct Record {
@@ -74,7 +80,7 @@ class ClientState {
   std::string run_id_;
   std::optional<Record> committed_;
   std::optional<Record> tentative_;
-  std::optional<std::string> end_;
+  std::optional<End> end_;
 };
 
 }  // namespace fedmoe

@@ -14,6 +14,7 @@
 #include "client/pulse.h"
 #include "client/shard_fetch.h"
 #include "client/task_worker.h"
+#include "common/text.h"
 #include "storage/update_format.h"
 
 namespace fedmoe {
@@ -358,10 +359,12 @@ Status ClientLoop::SubmitUpdate(TaskInHand& hand) {
         });
       };
   Verdict verdict;
-  const Milliseconds start_ms = clock_.NowMs();
+  Milliseconds start_ms = 0;
   const Status status = WhileBusy(
       [&] {
-        FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode));
+        start_ms = clock_.NowMs();  // of this try: to wait is no measure of the line
+        const bool again = std::exchange(saved_update_->tried, true);
+        FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode, again));
         return Status::Ok();
       },
       SubmitUntil(hand));
@@ -405,7 +408,7 @@ Status ClientLoop::SubmitEvaluation(const TaskInHand& hand) {
 
 Status ClientLoop::GiveBack(const TaskAssignment& task, const std::string& why) {
   spdlog::warn("{}: task {} is given back: {}", Named(task), task.task, why);
-  const Status status = transport_.ReturnTask(session_, task.task, why.substr(0, kMaxWhy));
+  const Status status = transport_.ReturnTask(session_, task.task, ToUtf8(why, kMaxWhy));
   if (status.ok() || IsConnectionError(status)) return status;
   spdlog::warn("{}: task {} could not be given back: {}", Named(task), task.task, status.message());
   return Status::Ok();

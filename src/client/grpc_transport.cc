@@ -213,7 +213,7 @@ class GrpcTransport final : public Transport {
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
                      const ShardSink& sink, bool damaged) override;
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
-                               const UpdateSource& encode) override;
+                               const UpdateSource& encode, bool again) override;
 
   Status SubmitEvaluation(const SessionId& session, const EvaluationResult& result) override {
     Call call(calls_, CallKind::kOther, CallDeadline::kUnary);
@@ -245,6 +245,7 @@ class GrpcTransport final : public Transport {
     std::uint64_t offset = 0;
     std::uint64_t bytes = 0;  // in all
     bool damaged = false;     // as the caller says
+    bool refused = false;     // by the sink, which ends the fetch
   };
   Status FetchOnce(const SessionId& session, const std::vector<ShardReference>& shards,
                    FetchProgress& progress, const ShardSink& sink);
@@ -299,7 +300,7 @@ Status GrpcTransport::FetchShards(const SessionId& session,
     const std::uint64_t before = progress.bytes;
     const Status status = FetchOnce(session, shards, progress, sink);
     if (progress.bytes > before) attempt = 1;
-    const bool cut = IsCut(status) && progress.bytes > 0;
+    const bool cut = !progress.refused && IsCut(status) && progress.bytes > 0;
     if (!cut || attempt > kResumeAttempts) return status;
     FEDMOE_RETURN_IF_ERROR(WaitToResume(attempt));
   }
@@ -318,7 +319,9 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
     FEDMOE_ASSIGN_OR_RETURN(const ShardReference shard, ShardOfChunk(chunk, left));
     FEDMOE_RETURN_IF_ERROR(CheckChunk(fmt::format("chunk of shard {}", shard.shard), chunk.offset(),
                                       chunk.data(), chunk.crc32c()));
-    FEDMOE_RETURN_IF_ERROR(sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data()))));
+    const Status taken = sink(shard, chunk.offset(), AsBytes(std::string_view(chunk.data())));
+    progress.refused = !taken.ok();
+    FEDMOE_RETURN_IF_ERROR(taken);
     const std::uint64_t end = chunk.offset() + chunk.data().size();
     const bool whole = end >= static_cast<std::uint64_t>(shard.bytes);
     progress.next = first + static_cast<std::size_t>(chunk.index()) + (whole ? 1 : 0);
@@ -340,12 +343,17 @@ Status GrpcTransport::FetchOnce(const SessionId& session, const std::vector<Shar
 }
 
 Result<Verdict> GrpcTransport::SubmitUpdate(const SessionId& session, const UpdateHeader& header,
-                                            const UpdateSource& encode) {
+                                            const UpdateSource& encode, bool again) {
   std::uint64_t offset = 0;
+  if (again) {
+    FEDMOE_ASSIGN_OR_RETURN(offset, AskReceived(session, header.task, header.total_bytes));
+  }
   for (int attempt = 1;; ++attempt) {
     std::uint64_t sent = 0;
     Result<Verdict> verdict = SubmitOnce(session, header, encode, offset, sent);
-    const bool cut = IsCut(verdict.status()) && sent > 0;
+    // What the coordinator has can still grow, by what was under way.
+    const bool moved = verdict.status().code() == StatusCode::kFailedPrecondition && offset > 0;
+    const bool cut = moved || (IsCut(verdict.status()) && sent > 0);
     if (!cut || attempt > kResumeAttempts) return verdict;
     FEDMOE_RETURN_IF_ERROR(WaitToResume(attempt));
     const Result<std::uint64_t> received = AskReceived(session, header.task, header.total_bytes);

@@ -30,12 +30,13 @@ class Transport {
                                          std::span<const std::byte> bytes)>;
   virtual Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
                              const ShardSink& sink, bool damaged) = 0;
-  // `encode` writes header.total_bytes bytes into the sink that it is given. The coordinator's
-  // verdict is the value.
+  // `encode` writes header.total_bytes bytes into the sink that it is given. `again`: these bytes
+  // were sent before, and what the coordinator has of them need not be sent twice. The
+  // coordinator's verdict is the value.
   using UpdateSource =
       std::function<Status(const std::function<Status(std::span<const std::byte>)>& sink)>;
   virtual Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
-                                       const UpdateSource& encode) = 0;
+                                       const UpdateSource& encode, bool again = false) = 0;
   virtual Status SubmitEvaluation(const SessionId& session, const EvaluationResult& result) = 0;
   // Gives a task back undone.
   virtual Status ReturnTask(const SessionId& session, TaskId task, const std::string& why) = 0;

@@ -132,6 +132,8 @@ void CoordinatorCore::Handle(const Event& event) {
   if (result.changed) {
     journal_->Append(event);
     journal_dirty_ = true;
+    ++events_;
+    snapshot_due_ |= events_ >= options_.snapshot_events + 10 * state_.clients.size();
   }
   if (std::holds_alternative<CheckpointWritten>(event)) {
     snapshot_due_ = true;

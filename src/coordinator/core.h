@@ -55,6 +55,9 @@ struct CoreOptions {
   // Updates up to this size share files, and versions of the model up to it get files of their own
   // only if they last. 0: none.
   std::uint64_t small_bytes = kMaxKeptBytes;
+  // Of the journal: a snapshot follows after so many and ten for each client, though no round is
+  // committed.
+  std::size_t snapshot_events = 20'000;
   std::size_t queue_limit = 4'096;   // commands waiting; more are refused with RESOURCE_EXHAUSTED
   DiskHook* journal_hook = nullptr;  // sees what is done to the journal's files; outlives the core
 };
@@ -182,6 +185,10 @@ class CoordinatorCore {
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // ---- Downloads (core_shards.cc).
+  // A place among the client's downloads, to be held while one is under way. RESOURCE_EXHAUSTED
+  // where it has kMaxFetchesPerClient already.
+  static constexpr std::size_t kMaxFetchesPerClient = 4;
+  Result<std::shared_ptr<void>> BeginFetch(const SessionId& session);
   // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of
   // an encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
   // what is stored is checked. NOT_FOUND; FAILED_PRECONDITION for an encoding that is not the
@@ -333,6 +340,7 @@ class CoordinatorCore {
   void Touch(
       const SessionId& session);  // a sign of life beside calls that reach the round thread anyway
   fedmoe::Status CheckCurrent(const SessionId& session) const;
+  void ForgetStrangers();  // with mutex_ held
   fedmoe::Status CheckTravel(const ShardReference& shard) const;
   fedmoe::Status ReadPiece(const ShardPiece& piece, std::string& bytes) const;
   bool Finished() const;
@@ -367,10 +375,11 @@ class CoordinatorCore {
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
   std::shared_ptr<PendingCommit> commit_;  // under way; only it touches the journal's database then
-  bool snapshot_due_ = false;              // a round was committed since the last one
-  bool clean_up_due_ = false;              // since the last housekeeping
-  int commits_ = 0;                        // since the last snapshot
-  Milliseconds snapshot_ms_ = 0;           // when that was
+  bool snapshot_due_ = false;     // a round was committed since the last one, or much happened
+  std::size_t events_ = 0;        // in the journal, since the last snapshot
+  bool clean_up_due_ = false;     // since the last housekeeping
+  int commits_ = 0;               // since the last snapshot
+  Milliseconds snapshot_ms_ = 0;  // when that was
   std::optional<Milliseconds> portion_ms_;  // when the last housekeeping began
   std::shared_ptr<Housekeeping> house_;
   std::vector<std::function<void(const fedmoe::Status&)>> deferred_;
@@ -414,7 +423,8 @@ class CoordinatorCore {
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
-  std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
+  std::map<ClientId, std::vector<std::weak_ptr<void>>> fetches_;  // under way
+  std::vector<std::shared_ptr<KeptUpdate>> named_;                // whose names wait for a sync
   std::map<std::string, std::vector<Callback<std::uint64_t>>> encoding_;  // who waits, by ShardKey
 
   std::thread thread_;

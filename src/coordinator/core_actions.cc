@@ -30,11 +30,22 @@ void CoordinatorCore::Execute(Action action) {
   std::visit([this](auto& request) { On(request); }, action);
 }
 
+// Clients that the state no longer knows are not known here, either.
+void CoordinatorCore::ForgetStrangers() {
+  if (sessions_.size() <= 2 * std::max(kMaxKnownClients, state_.clients.size())) return;
+  const auto stranger = [this](const ClientId& id) { return !state_.clients.contains(id); };
+  std::erase_if(sessions_, [&](const auto& entry) { return stranger(entry.first); });
+  std::erase_if(touched_,
+                [&](const auto& entry) { return !entry.second.posted && stranger(entry.first); });
+  std::erase_if(told_, stranger);
+}
+
 void CoordinatorCore::On(AdmitClient& action) {
   const ClientRecord& client = state_.clients.at(action.client);
   {
     std::lock_guard lock(mutex_);
     sessions_[action.client] = action.session;
+    ForgetStrangers();
   }
   told_.erase(action.client);
   pending_.erase(action.client);

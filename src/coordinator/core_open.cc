@@ -1,6 +1,7 @@
 // Starting a run, and going on with one.
 #include <limits>
 #include <random>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,13 +11,13 @@
 #include "common/thread_loop.h"
 #include "coordinator/aggregator.h"
 #include "coordinator/core.h"
+#include "storage/lines.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr int kSyncThreads = 4;
 constexpr std::uint64_t kMaxSummaryBytes = std::uint64_t{1} << 20;
-constexpr std::uint64_t kMaxReportsBytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
@@ -134,6 +135,7 @@ fedmoe::Status CoordinatorCore::ContinueRun(RecoveredRun recovered) {
   }
   FEDMOE_RETURN_IF_ERROR(OpenFiles(state_.version));
   clean_up_due_ = true;  // what the last process left to do
+  events_ = recovered.events.size();
   // The coordinator's own clock stood still while none ran.
   base_ms_ = state_.now_ms;
   spdlog::info("run {} goes on: version {}, {}, {} events replayed", options_.run_name,
@@ -174,14 +176,9 @@ bool CoordinatorCore::SummarySaysCompleted() const {
 fedmoe::Status CoordinatorCore::ReadHistory() {
   const std::string path = JoinPath(directory_.path(), "rounds.jsonl");
   if (!files_.Exists(path)) return fedmoe::Status::Ok();
-  FEDMOE_ASSIGN_OR_RETURN(const std::string text, ReadFile(files_, path, kMaxReportsBytes));
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const nlohmann::json line =
-        nlohmann::json::parse(text.substr(begin, end - begin), nullptr, false);
-    begin = end + 1;
-    if (!line.is_object()) continue;
+  const auto read = [this](std::string_view text) {
+    const nlohmann::json line = nlohmann::json::parse(text, nullptr, false);
+    if (!line.is_object()) return fedmoe::Status::Ok();
     const auto number = [&line](const char* key) -> std::optional<double> {
       const auto value = line.find(key);
       return value != line.end() && value->is_number() ? std::optional(value->get<double>())
@@ -197,8 +194,9 @@ fedmoe::Status CoordinatorCore::ReadHistory() {
     summary_.bytes_down += static_cast<std::uint64_t>(number("bytes_down").value_or(0.0));
     summary_.bytes_up += static_cast<std::uint64_t>(number("bytes_up").value_or(0.0));
     earlier_wall_s_ += number("seconds").value_or(0.0);
-  }
-  return fedmoe::Status::Ok();
+    return fedmoe::Status::Ok();
+  };
+  return ForEachLine(files_, path, read).status();
 }
 
 }  // namespace fedmoe

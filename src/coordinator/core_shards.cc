@@ -37,12 +37,32 @@ fedmoe::Status CoordinatorCore::CheckTravel(const ShardReference& shard) const {
                   shard.digest);
 }
 
+Result<std::shared_ptr<void>> CoordinatorCore::BeginFetch(const SessionId& session) {
+  FEDMOE_RETURN_IF_ERROR(CheckCurrent(session));
+  const std::lock_guard lock(mutex_);
+  for (auto known = fetches_.begin(); known != fetches_.end();) {
+    std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
+    known = known->second.empty() ? fetches_.erase(known) : std::next(known);
+  }
+  std::vector<std::weak_ptr<void>>& under_way = fetches_[session.client];
+  if (under_way.size() >= kMaxFetchesPerClient) {
+    return ResourceExhausted("client '" + session.client + "' has " +
+                             std::to_string(under_way.size()) +
+                             " downloads under way already; ask again when one has ended");
+  }
+  std::shared_ptr<void> ticket = std::make_shared<char>();
+  under_way.push_back(ticket);
+  return ticket;
+}
+
 void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
                                 Callback<std::uint64_t> done) {
   if (const fedmoe::Status current = CheckCurrent(session); !current.ok()) return done(current);
   Touch(session);
   if (!shard.encoded()) return done(store_->ShardBytes(shard.digest));
   if (const fedmoe::Status travels = CheckTravel(shard); !travels.ok()) return done(travels);
+  // Who claims damage again and again gets what was found sound a moment ago.
+  damaged = damaged && !encoded_->CheckedLately(shard);
   if (const auto bytes = encoded_->Ready(shard); bytes && !damaged) return done(*bytes);
   const std::string key = ShardKey(shard);
   {

@@ -96,6 +96,17 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     }
     fetch_ = std::move(fetch).value();
     offset_ = fetch_.first_offset;
+    // Before it takes a place in a lane: who has no session, or many downloads, holds up nobody.
+    Status status = call_.gate.CheckClient(call_.caller, fetch_.session.client);
+    if (status.ok()) {
+      Result<std::shared_ptr<void>> place = call_.core.BeginFetch(fetch_.session);
+      status = place.status();
+      if (place.ok()) place_ = std::move(place).value();
+    }
+    if (!status.ok()) {
+      End(status);
+      return;
+    }
     Open();
   }
   ~FetchReactor() override { call_.lanes.Leave(); }
@@ -211,6 +222,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   const TransferCall call_;
   const std::shared_ptr<CallEnd> end_;
   FetchFromClient fetch_;
+  std::shared_ptr<void> place_;  // among the client's downloads
   ChunkPacer pacer_{1};
   Permit permit_;
   SteadyTime::time_point begin_;

@@ -128,6 +128,7 @@ fedmoe::Status CoordinatorCore::TakeSnapshot() {
   journal_dirty_ = false;
   snapshot_due_ = false;
   commits_ = 0;
+  events_ = 0;
   snapshot_ms_ = Now();
   return fedmoe::Status::Ok();
 }

@@ -25,28 +25,32 @@ std::string HumanBytes(std::uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-void LiveTable::OnReport(const RoundReport& report) {
-  if (!header_) {
-    fmt::print(out_, "{:>9}  {:>8}  {:>8}  {:>8}  {:>6}  {:>10}  {:>7}  {:>9}  {:>9}  {:>7}\n",
-               "round", "clients", "accuracy", "personal", "loss", "train loss", "load CV", "down",
-               "up", "seconds");
-    header_ = true;
-  }
-  fmt::print(out_,
-             "{:>9}  {:>8}  {:>8}  {:>8}  {:>6}  {:>10.3f}  {:>7.3f}  {:>9}  {:>9}  {:>7.2f}\n",
-             fmt::format("{}/{}", report.round, rounds_),
-             fmt::format("{}/{}", report.accepted, report.clients.size()),
-             Percent(report.global_accuracy.value), Percent(report.personalised_accuracy.value),
-             Number(report.global_loss.value), report.train_loss, report.load_cv,
-             HumanBytes(report.bytes_down), HumanBytes(report.bytes_up), report.seconds);
+// Not fmt::print, which throws where the terminal has gone: the run goes on without it.
+void LiveTable::Print(const std::string& text) {
+  std::fputs(text.c_str(), out_);
   std::fflush(out_);
 }
 
+void LiveTable::OnReport(const RoundReport& report) {
+  if (!header_) {
+    Print(fmt::format("{:>9}  {:>8}  {:>8}  {:>8}  {:>6}  {:>10}  {:>7}  {:>9}  {:>9}  {:>7}\n",
+                      "round", "clients", "accuracy", "personal", "loss", "train loss", "load CV",
+                      "down", "up", "seconds"));
+    header_ = true;
+  }
+  Print(fmt::format(
+      "{:>9}  {:>8}  {:>8}  {:>8}  {:>6}  {:>10.3f}  {:>7.3f}  {:>9}  {:>9}  {:>7.2f}\n",
+      fmt::format("{}/{}", report.round, rounds_),
+      fmt::format("{}/{}", report.accepted, report.clients.size()),
+      Percent(report.global_accuracy.value), Percent(report.personalised_accuracy.value),
+      Number(report.global_loss.value), report.train_loss, report.load_cv,
+      HumanBytes(report.bytes_down), HumanBytes(report.bytes_up), report.seconds));
+}
+
 void LiveTable::OnAbort(const AbortRound& action) {
-  fmt::print(out_, "{:>9}  attempt {} aborted ({}): {}\n",
-             fmt::format("{}/{}", action.round, rounds_), action.attempt,
-             AbortReasonName(action.reason), action.detail);
-  std::fflush(out_);
+  Print(fmt::format("{:>9}  attempt {} aborted ({}): {}\n",
+                    fmt::format("{}/{}", action.round, rounds_), action.attempt,
+                    AbortReasonName(action.reason), action.detail));
 }
 
 std::string SummaryText(const RunSummary& summary, const RoundReport* last,

@@ -17,6 +17,8 @@ class LiveTable final : public CoreObserver {
   void OnAbort(const AbortRound& action) override;
 
  private:
+  void Print(const std::string& text);
+
   std::FILE* out_;
   RoundNumber rounds_;
   bool header_ = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -52,8 +53,13 @@ void TransferLanes::Ask(Lane lane, std::uint64_t bytes, Granted granted, GiveUp 
   granted(std::move(permit));
 }
 
+// A grant may end with the release of what it was given, and that with the next grant: only the
+// outermost release on a thread calls, so that the stack does not grow with those who wait.
 void TransferLanes::Release(std::uint64_t id) {
-  std::vector<std::pair<Granted, Permit>> next;
+  using Grants = std::deque<std::pair<Granted, Permit>>;
+  thread_local Grants* under_way = nullptr;
+  Grants mine;
+  Grants& next = under_way != nullptr ? *under_way : mine;
   {
     const std::lock_guard lock(mutex_);
     const auto holder = holders_.find(id);
@@ -68,7 +74,14 @@ void TransferLanes::Release(std::uint64_t id) {
       next.emplace_back(std::move(waiter.granted), std::move(permit));
     }
   }
-  for (auto& [granted, permit] : next) granted(std::move(permit));
+  if (under_way != nullptr) return;
+  under_way = &mine;
+  while (!mine.empty()) {
+    auto [granted, permit] = std::move(mine.front());
+    mine.pop_front();
+    granted(std::move(permit));
+  }
+  under_way = nullptr;
 }
 
 std::uint64_t TransferLanes::bytes() const {

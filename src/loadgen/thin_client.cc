@@ -232,10 +232,9 @@ void ThinClient::End(const Status& status) { observer_.OnEnd(status); }
 void ThinClient::After(Milliseconds delay_ms, std::function<void()> next) {
   if (delay_ms <= 0 && !stopping()) return next();
   const auto alarm = std::make_shared<grpc::Alarm>();
-  {
-    const std::lock_guard lock(mutex_);
-    wake_ = [alarm] { alarm->Cancel(); };
-  }
+  // Held until the alarm is set: one that is not cannot be cancelled.
+  const std::lock_guard lock(mutex_);
+  wake_ = [alarm] { alarm->Cancel(); };
   const Milliseconds delay = stopping() ? 0 : delay_ms;
   alarm->Set(std::chrono::system_clock::now() + std::chrono::milliseconds(delay),
              [this, alarm, next = std::move(next)](bool) {

@@ -121,6 +121,7 @@ Status ThinFleet::Connect() {
     stubs_.push_back(v1::Coordinator::NewStub(
         grpc::CreateCustomChannel(options_.coordinator, credentials, arguments)));
   }
+  const std::lock_guard lock(mutex_);
   for (int i = 0; i < options_.clients; ++i) {
     clients_.push_back(
         std::make_unique<ThinClient>(fmt::format("{}{:05}", options_.prefix, i),
@@ -145,8 +146,9 @@ Status ThinFleet::Run() {
           begin + std::chrono::microseconds(started * 1'000'000 / options_.joins_per_second);
       const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(
           due - std::chrono::steady_clock::now());
-      if (wait.count() > 0 && WaitForStop(wait.count())) break;
+      if (wait.count() > 0) WaitForStop(wait.count());
     }
+    if (WaitForStop(0)) break;
     client->Start();
     ++started;
   }
@@ -156,10 +158,8 @@ Status ThinFleet::Run() {
 }
 
 void ThinFleet::Stop() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
   stop_.notify_all();
   for (const std::unique_ptr<ThinClient>& client : clients_) client->Stop();
 }

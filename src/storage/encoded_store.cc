@@ -52,6 +52,13 @@ std::optional<std::uint64_t> EncodedStore::Ready(const ShardReference& shard) co
   return found == ready_.end() ? std::nullopt : std::optional(found->second);
 }
 
+bool EncodedStore::CheckedLately(const ShardReference& shard) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = checked_.find(ShardKey(shard));
+  return found != checked_.end() &&
+         std::chrono::steady_clock::now() - found->second < std::chrono::seconds(10);
+}
+
 bool EncodedStore::IsSound(const ShardReference& shard) const {
   const std::string path = PathOf(ShardKey(shard));
   if (!files_.Exists(path)) return false;
@@ -69,6 +76,7 @@ Result<std::uint64_t> EncodedStore::Prepare(const ShardReference& shard, bool da
   FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t bytes, files_.FileSize(PathOf(key)));
   const std::lock_guard lock(mutex_);
   ready_[key] = bytes;
+  if (damaged) checked_[key] = std::chrono::steady_clock::now();
   open_.erase(key);
   return bytes;
 }
@@ -136,6 +144,7 @@ Status EncodedStore::Prune(ModelVersion newest, const std::set<ModelVersion>& pi
     {
       const std::lock_guard lock(mutex_);
       ready_.erase(name);
+      checked_.erase(name);
       open_.erase(name);
     }
     FEDMOE_RETURN_IF_ERROR(files_.Remove(PathOf(name)));

@@ -3,6 +3,7 @@
 // bytes, from the checkpoint.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -34,6 +35,8 @@ class EncodedStore {
   // `damaged`; where there is none, or it is not sound, encodes the shard, in windows, under a
   // temporary name. Nothing is synced. Errors of the disk leave no file; those of EncodeShard().
   Result<std::uint64_t> Prepare(const ShardReference& shard, bool damaged);
+  // Whether Prepare() has checked it, as damaged, within the last ten seconds.
+  bool CheckedLately(const ShardReference& shard) const;
   // Part of it. NOT_FOUND where it was pruned.
   Status ReadAt(const ShardReference& shard, std::uint64_t offset, std::span<std::byte> out) const;
 
@@ -55,7 +58,8 @@ class EncodedStore {
   const ModelSpec spec_;
   const ShardStore& shards_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::uint64_t> ready_;  // bytes, by ShardKey
+  std::map<std::string, std::uint64_t> ready_;                            // bytes, by ShardKey
+  std::map<std::string, std::chrono::steady_clock::time_point> checked_;  // of those, as damaged
   mutable std::map<std::string, std::shared_ptr<const RandomAccessFile>> open_;
 };
 

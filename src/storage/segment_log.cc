@@ -139,13 +139,16 @@ Status SegmentLog::ReadSegment(std::uint64_t segment) {
   FEDMOE_ASSIGN_OR_RETURN(const auto file, files_.Open(PathOf(segment)));
   FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t size, file->Size());
   std::array<std::byte, kHeaderBytes> start;
+  std::vector<std::byte> bytes;
   for (std::uint64_t at = 0; size - at >= kHeaderBytes;) {
     FEDMOE_RETURN_IF_ERROR(file->ReadAt(at, start));
     const std::optional<Header> header = ReadHeader(start);
     at += kHeaderBytes;
     if (!header || header->length > size - at) break;
-    FEDMOE_ASSIGN_OR_RETURN(const auto region, file->Map(at, header->length));
-    if (Crc32c(region->bytes()) == header->bytes_crc) {
+    // Not mapped: a bad sector is then an error that names the file.
+    bytes.resize(static_cast<std::size_t>(header->length));
+    FEDMOE_RETURN_IF_ERROR(file->ReadAt(at, bytes));
+    if (Crc32c(bytes) == header->bytes_crc) {
       records_[header->key] = {.segment = segment, .offset = at, .length = header->length};
     }
     at += header->length;

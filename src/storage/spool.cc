@@ -37,14 +37,15 @@ class SpooledUpdate final : public IncomingUpdate {
  public:
   SpooledUpdate(FileSystem& files, std::shared_ptr<FileSystem> owner, std::string directory,
                 TaskId task, std::uint64_t announced_bytes, std::string temporary,
-                SegmentLog* segments)
+                SegmentLog& segments, bool small)
       : owner_(std::move(owner)),
         files_(files),
         directory_(std::move(directory)),
         task_(task),
         announced_bytes_(announced_bytes),
         temporary_(std::move(temporary)),
-        segments_(segments) {}
+        segments_(segments),
+        small_(small) {}
 
   ~SpooledUpdate() override {
     if (file_ == nullptr) return;
@@ -78,21 +79,26 @@ class SpooledUpdate final : public IncomingUpdate {
   Status Keep() override {
     FEDMOE_RETURN_IF_ERROR(Create());
     if (kept_) return Status::Ok();
-    if (segments_ != nullptr) {
+    if (small_) {
       FEDMOE_ASSIGN_OR_RETURN(const auto file, files_.Open(temporary_));
       FEDMOE_ASSIGN_OR_RETURN(const auto region, file->Map(0, size_));
-      FEDMOE_ASSIGN_OR_RETURN(place_, segments_->Append(task_, region->bytes()));
+      FEDMOE_ASSIGN_OR_RETURN(place_, segments_.Append(task_, region->bytes()));
     } else {
       FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
+      // A small one that was never counted does not stand before it, here or after a restart.
+      if (segments_.Has(task_)) {
+        FEDMOE_ASSIGN_OR_RETURN(void_, segments_.Append(task_, {}));
+      }
     }
     kept_ = true;
     return Status::Ok();
   }
 
   Status Sync() override {
-    if (place_) return segments_->Sync(*place_);
+    if (place_) return segments_.Sync(*place_);
     FEDMOE_RETURN_IF_ERROR(Create());
-    return file_->Sync();
+    FEDMOE_RETURN_IF_ERROR(file_->Sync());
+    return void_ ? segments_.Sync(*void_) : Status::Ok();
   }
 
   bool HasFile() const override { return !place_; }
@@ -116,8 +122,10 @@ class SpooledUpdate final : public IncomingUpdate {
   TaskId task_;
   std::uint64_t announced_bytes_;
   std::string temporary_;
-  SegmentLog* const segments_;         // null: it gets a file of its own
-  std::optional<SegmentPlace> place_;  // where it was kept in them
+  SegmentLog& segments_;
+  const bool small_;                   // else it gets a file of its own
+  std::optional<SegmentPlace> place_;  // where it was kept in the segments
+  std::optional<SegmentPlace> void_;   // of the empty record that sends readers to the file
   std::unique_ptr<WritableFile> file_;
   std::uint64_t size_ = 0;
   Status status_;
@@ -148,14 +156,14 @@ std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announce
   const bool small = announced_bytes <= segment_update_bytes_;
   // One that is to be a file is one from the beginning: many at once would fill the memory.
   return std::make_unique<SpooledUpdate>(small ? files_ : disk_, incoming_, directory_, task,
-                                         announced_bytes, temporary,
-                                         small ? segments_.get() : nullptr);
+                                         announced_bytes, temporary, *segments_, small);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
   if (segments_->Has(task)) {
     FEDMOE_ASSIGN_OR_RETURN(auto record, segments_->Read(task));
-    return BufferIfSmall(std::move(record));
+    FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t bytes, record->Size());
+    if (bytes > 0) return BufferIfSmall(std::move(record));  // else it is in a file
   }
   FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptName(task))));
   return BufferIfSmall(std::move(file));

@@ -142,8 +142,8 @@ class FakeTransport : public Transport {
     return Status::Ok();
   }
   Result<Verdict> SubmitUpdate(const SessionId& id, const UpdateHeader& header,
-                               const UpdateSource& encode) override {
-    Note(fmt::format("submit {} {}", id.session, header.task));
+                               const UpdateSource& encode, bool again) override {
+    Note(fmt::format("submit{} {} {}", again ? " again" : "", id.session, header.task));
     std::uint64_t bytes = 0;
     FEDMOE_RETURN_IF_ERROR(encode([&bytes](std::span<const std::byte> piece) {
       bytes += piece.size();

@@ -122,12 +122,43 @@ TEST_F(ClientLoopTest, WaitsForACoordinatorThatIsNotThereAndSaysSo) {
 TEST_F(ClientLoopTest, KnowsWhenStartedAgainThatItsRunIsOver) {
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   OpenState();
-  transport_.registrations = {[] { return Unavailable("Connection refused"); }};
+  options_.end_patience_ms = 5;
+  for (int i = 0; i < 1'000; ++i) {
+    transport_.registrations.push_back([] { return Unavailable("Connection refused"); });
+  }
   const ClientOutcome outcome = Run();
   EXPECT_EQ(outcome.end, ClientEnd::kRunOver);
   EXPECT_EQ(outcome.detail, "completed");
-  EXPECT_THAT(transport_.calls(),
-              ElementsAre("register alice", "poll 1", "leave 1", "register alice"));
+  EXPECT_GT(transport_.calls().size(), 5U);
+  EXPECT_EQ(transport_.calls().back(), "register alice");
+}
+
+// The coordinator was about to go when it came back.
+TEST_F(ClientLoopTest, KnowsTheEndThoughItCouldRegisterAgain) {
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  OpenState();
+  options_.end_patience_ms = 5;
+  transport_.polls = {[this] {
+    EXPECT_TRUE(state_->end().has_value());
+    return Unavailable("Socket closed");
+  }};
+  transport_.registrations = {[this] { return transport_.Welcome(); }};
+  for (int i = 0; i < 1'000; ++i) {
+    transport_.registrations.push_back([] { return Unavailable("Connection refused"); });
+  }
+  EXPECT_EQ(Run().detail, "completed");
+}
+
+TEST_F(ClientLoopTest, GoesOnWithItsRunThoughThatHadBeenOver) {
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  OpenState();
+  transport_.polls = {[] { return TaskReply(TrainTask(5)); },
+                      [this] {
+                        EXPECT_FALSE(state_->end().has_value());
+                        return RunOver();
+                      }};
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  EXPECT_THAT(transport_.calls(), ::testing::Contains("submit 2 5"));
 }
 
 TEST_F(ClientLoopTest, TakesPartInANewRunThoughItsLastOneIsOver) {
@@ -136,7 +167,7 @@ TEST_F(ClientLoopTest, TakesPartInANewRunThoughItsLastOneIsOver) {
   transport_.run_id = "run-2";
   transport_.registrations = {[] { return ResourceExhausted("too many clients"); }};
   transport_.polls = {[this] {
-    EXPECT_EQ(state_->end(), std::nullopt);
+    EXPECT_FALSE(state_->end().has_value());
     return TaskReply(TrainTask(5));
   }};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
@@ -178,7 +209,7 @@ TEST_F(ClientLoopTest, SendsAnUpdateAgainThatCouldNotBeSent) {
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(),
               ElementsAre("register alice", "poll 1", "fetch 0 2", "submit 1 5", "register alice",
-                          "poll 2", "submit 2 5", "poll 2", "leave 2"));
+                          "poll 2", "submit again 2 5", "poll 2", "leave 2"));
   EXPECT_EQ(trainer_.trained, 1);
   EXPECT_THAT(log(), HasSubstr("round 1: sending the finished update again\n"));
 }
@@ -364,6 +395,15 @@ TEST_F(ClientLoopTest, GivesATaskBackThatTakesTooLong) {
   trainer_.script = {UntilCancelled};
   EXPECT_EQ(Run().end, ClientEnd::kRunOver);
   EXPECT_THAT(transport_.calls(), ::testing::Contains("return 5: not done within the task's 2 ms"));
+}
+
+// Such as the name of a file. A string that is no UTF-8 would not get through.
+TEST_F(ClientLoopTest, AReasonIsUtf8) {
+  transport_.polls = {[] { return TaskReply(TrainTask(5)); }};
+  trainer_.script = {[](const TrainContext&) { return DataLoss("caf\xE9.png: not an image"); }};
+  EXPECT_EQ(Run().end, ClientEnd::kRunOver);
+  EXPECT_THAT(transport_.calls(),
+              ::testing::Contains("return 5: DATA_LOSS: caf\xEF\xBF\xBD.png: not an image"));
 }
 
 TEST_F(ClientLoopTest, GivesATaskBackThatItsTrainerCannotDo) {

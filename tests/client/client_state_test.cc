@@ -110,17 +110,20 @@ TEST(ClientStateTest, AnEndIsKeptUntilItIsForgotten) {
   const TempDir directory;
   {
     const auto state = Opened(directory);
-    EXPECT_EQ(state->end(), std::nullopt);
+    EXPECT_FALSE(state->end().has_value());
+    state->BeginRun("run");
     ASSERT_TRUE(state->SaveEnd("all 3 rounds are done").ok());
   }
   {
     const auto state = Opened(directory);
-    EXPECT_EQ(state->end(), "all 3 rounds are done");
+    ASSERT_TRUE(state->end().has_value());
+    EXPECT_EQ(state->end()->run_id, "run");
+    EXPECT_EQ(state->end()->detail, "all 3 rounds are done");
     ASSERT_TRUE(state->ForgetEnd().ok());
     ASSERT_TRUE(state->ForgetEnd().ok());
-    EXPECT_EQ(state->end(), std::nullopt);
+    EXPECT_FALSE(state->end().has_value());
   }
-  EXPECT_EQ(Opened(directory)->end(), std::nullopt);
+  EXPECT_FALSE(Opened(directory)->end().has_value());
 }
 
 TEST(ClientStateTest, DamageIsNamed) {

@@ -179,6 +179,19 @@ TEST_P(TwoUploads, TheOneThatIsCountedStays) {
 INSTANTIATE_TEST_SUITE_P(Order, TwoUploads, ::testing::Values(true, false));
 
 // However many tasks a client lets lapse, what it began for them does not add up.
+TEST_F(HostileClientTest, RegisteringAgainAndAgainDoesNotFillTheJournal) {
+  coordinator.options.snapshot_events = 50;
+  Start();
+  TakeTasks();
+  for (int i = 0; i < 1'000; ++i) {
+    hostile.Join();
+    if (i % 50 == 0) clock.Advance(2'000);
+  }
+  coordinator.Kill();
+  const auto journal = Journal::Open(directory.File("run/journal.sqlite")).value();
+  EXPECT_LT(journal->Recover().value()->events.size(), 500u);
+}
+
 TEST_F(HostileClientTest, UploadsThatNeverEndAreTwoInAll) {
   coordinator.options.run.rounds = 4;
   Start();

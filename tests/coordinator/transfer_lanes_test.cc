@@ -76,6 +76,25 @@ TEST(TransferLanesTest, APermitThatIsReplacedGivesItsBytesBack) {
   EXPECT_EQ(lanes.bytes(), 30u);
 }
 
+TEST(TransferLanesTest, TheStackDoesNotGrowWithThoseWhoWait) {
+  TransferLanes lanes(kPatient);
+  Asker holder(lanes, Lane::kFast, 100);
+  constexpr int kWaiters = 200'000;
+  int granted = 0;
+  for (int i = 0; i < kWaiters; ++i) {
+    lanes.Ask(
+        Lane::kFast, 100,
+        [&granted](Permit permit) {
+          ++granted;
+          permit.Reset();  // which grants the next
+        },
+        [] {});
+  }
+  holder.permit.Reset();
+  EXPECT_EQ(granted, kWaiters);
+  EXPECT_EQ(lanes.bytes(), 0u);
+}
+
 TEST(TransferLanesTest, WhoKeepsOthersWaitingIsToldOnceToGiveUp) {
   TransferLanes lanes(kNarrow);
   Asker slow(lanes, Lane::kSlow, 50), waits(lanes, Lane::kSlow, 50);

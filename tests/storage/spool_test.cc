@@ -107,6 +107,25 @@ TEST_F(SpoolTest, RemovesAllButTheTasksToKeep) {
   ASSERT_OK(coming->Keep());
 }
 
+// One that was kept and never counted, and then another of the same task.
+TEST_F(SpoolTest, TheLastOneKeptIsTheTasksWhateverItIsKeptIn) {
+  const auto open = [this] {
+    return Spool::Open(files_, path_, {.segment_update_bytes = 4}).value();
+  };
+  auto spool = open();
+  Keep(*spool, 12, "old");
+  EXPECT_EQ(Content(spool->Read(12)), "old");
+  Keep(*spool, 12, "longer");
+  EXPECT_EQ(Content(spool->Read(12)), "longer");
+  EXPECT_EQ(Content(open()->Read(12)), "longer");
+  spool = open();
+  Keep(*spool, 12, "new");
+  EXPECT_EQ(Content(spool->Read(12)), "new");
+  EXPECT_EQ(Content(open()->Read(12)), "new");
+  ASSERT_OK(spool->RemoveExcept({}));
+  EXPECT_FALSE(spool->Has(12));
+}
+
 TEST_F(SpoolTest, SaysThatAnUpdateIsNotThere) {
   EXPECT_EQ(Open()->Read(9).status().ToString(),
             "NOT_FOUND: open " + path_ + "/0009.update: No such file or directory");

@@ -200,7 +200,7 @@ Result<Verdict> InProcessTransport::SubmitOnce(const SessionId& session, const U
 
 Result<Verdict> InProcessTransport::SubmitUpdate(const SessionId& session,
                                                  const UpdateHeader& header,
-                                                 const UpdateSource& encode) {
+                                                 const UpdateSource& encode, bool) {
   before_submit(header);
   Result<Verdict> verdict = SubmitOnce(session, header, encode);
   if (Chance(faults_.duplicate_submit)) verdict = SubmitOnce(session, header, encode);

@@ -68,7 +68,7 @@ class InProcessTransport final : public Transport {
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
                      const ShardSink& sink, bool damaged) override;
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
-                               const UpdateSource& encode) override;
+                               const UpdateSource& encode, bool again = false) override;
   Status SubmitEvaluation(const SessionId& session, const EvaluationResult& result) override;
   Status ReturnTask(const SessionId& session, TaskId task, const std::string& why) override;
   Status Leave(const SessionId& session) override;

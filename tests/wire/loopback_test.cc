@@ -303,6 +303,63 @@ TEST_F(LoopbackTest, AnUploadThatWasCutGoesOnAtTheLastGoodChunk) {
   EXPECT_EQ(received(update.size()), 0U);
 }
 
+TEST_F(LoopbackTest, AnUpdateThatIsSentAgainGoesOnInAnotherSession) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const OutgoingUpdate outgoing(task);
+  std::string update;
+  ASSERT_TRUE(outgoing
+                  .Encode([&](std::span<const std::byte> bytes) {
+                    update.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+                    return Status::Ok();
+                  })
+                  .ok());
+  v1::SubmitUpdateReply reply;
+  EXPECT_EQ(SendRaw(*Stub(), ToProto(session, outgoing.header),
+                    ChunksOf(update, 0, kWireChunkBytes), reply)
+                .error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  const SessionId next = Session();
+  // What is there already is not sent: here it would not pass.
+  std::string broken = update;
+  broken[kWireChunkBytes - 1] ^= 1;
+  const auto verdict = transport_->SubmitUpdate(
+      next, outgoing.header,
+      [&](const auto& sink) { return sink(AsBytes(std::string_view(broken))); }, /*again=*/true);
+  ASSERT_TRUE(verdict.ok()) << verdict.status().ToString();
+  EXPECT_TRUE(verdict->accepted()) << verdict->detail;
+}
+
+TEST_F(LoopbackTest, DownloadsUnderWayAreFewAndOfOnesOwnSession) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const auto sink = [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
+    return Status::Ok();
+  };
+  EXPECT_EQ(transport_->FetchShards({"alice", session.session + 1}, task.shards, sink, false),
+            Aborted("session of client 'alice' is not current; register again"));
+  // Far more than buffers hold, and nobody reads them.
+  const std::vector<ShardReference> many(100, task.shards[0]);
+  const auto stub = Stub();
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::ShardChunk>>> readers;
+  for (std::size_t i = 0; i < CoordinatorCore::kMaxFetchesPerClient; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(stub->FetchShards(contexts.back().get(), FetchToProto(session, many)));
+    readers.back()->WaitForInitialMetadata();
+  }
+  EXPECT_EQ(transport_->FetchShards(session, task.shards, sink, false),
+            ResourceExhausted("client 'alice' has 4 downloads under way already; ask again when "
+                              "one has ended"));
+  for (const auto& context : contexts) context->TryCancel();
+  for (const auto& reader : readers) static_cast<void>(reader->Finish());
+  Status status;
+  do {
+    status = transport_->FetchShards(session, task.shards, sink, false);
+  } while (status.code() == StatusCode::kResourceExhausted);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+}
+
 TEST_F(LoopbackTest, AFetchGoesOnWithinAShard) {
   const SessionId session = Session();
   const TaskAssignment task = FirstTask(session);

@@ -39,8 +39,8 @@ class WatchedTransport final : public Transport {
     return inner_->FetchShards(session, shards, sink, damaged);
   }
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
-                               const UpdateSource& encode) override {
-    return around_submit([&] { return inner_->SubmitUpdate(session, header, encode); });
+                               const UpdateSource& encode, bool again) override {
+    return around_submit([&] { return inner_->SubmitUpdate(session, header, encode, again); });
   }
   Status SubmitEvaluation(const SessionId& session, const EvaluationResult& result) override {
     return inner_->SubmitEvaluation(session, result);

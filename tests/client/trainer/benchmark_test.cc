@@ -25,6 +25,21 @@ TEST(ParseMemAvailable, IsZeroWhereTheLineIsMissing) {
   EXPECT_EQ(ParseMemAvailable("MemTotal: 100 kB\nMemAvailable: many\n"), 0U);
 }
 
+TEST(ParseMemoryStat, FindsTheLineOfTheName) {
+  const std::string stat = "anon 7\nfile 9\ninactive_file 5\nactive_file 4\n";
+  EXPECT_EQ(ParseMemoryStat(stat, "inactive_file"), 5U);
+  EXPECT_EQ(ParseMemoryStat(stat, "total_inactive_file"), 0U);
+  EXPECT_EQ(ParseMemoryStat("", "inactive_file"), 0U);
+}
+
+TEST(MemoryLeft, CountsTheCacheAsFreeAndIsNeverNoLimit) {
+  EXPECT_EQ(MemoryLeft(100, 60, 0), 40U);
+  EXPECT_EQ(MemoryLeft(100, 90, 50), 60U);
+  EXPECT_EQ(MemoryLeft(100, 90, 200), 100U);
+  EXPECT_EQ(MemoryLeft(100, 100, 0), 1U);
+  EXPECT_EQ(MemoryLeft(100, 150, 10), 1U);
+}
+
 TEST(MeasureMemoryBudget, IsSomethingOnThisMachine) { EXPECT_GT(MeasureMemoryBudget(), 0U); }
 
 }  // namespace
