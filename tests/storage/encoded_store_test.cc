@@ -66,6 +66,15 @@ TEST_F(EncodedStoreTest, EncodesAShardOnce) {
   EXPECT_EQ(ReadAll(FileOfTrunk()), file);
 }
 
+TEST_F(EncodedStoreTest, KnowsWhatItHasCheckedLately) {
+  const auto store = Open();
+  ASSERT_OK(store->Prepare(trunk(), false).status());
+  EXPECT_FALSE(store->CheckedLately(trunk()));
+  ASSERT_OK(store->Prepare(trunk(), true).status());
+  EXPECT_TRUE(store->CheckedLately(trunk()));
+  EXPECT_FALSE(store->CheckedLately(Reference(base_, 1)));
+}
+
 TEST_F(EncodedStoreTest, MakesADamagedFileAgain) {
   const std::uint64_t bytes = Open()->Prepare(trunk(), false).value();
   const std::string whole = ReadAll(FileOfTrunk());
