@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +14,8 @@
 
 namespace fedmoe {
 namespace {
+
+constexpr int kLeaveTries = 5;
 
 bool IsWorthRetrying(StatusCode code) {
   return code == StatusCode::kUnavailable || code == StatusCode::kResourceExhausted ||
@@ -64,7 +67,11 @@ void ClientLoop::Leave() {
     const Status kept = state_.SaveEnd(outcome_->detail);
     if (!kept.ok()) spdlog::warn("{}", kept.message());
   }
-  static_cast<void>(transport_.Leave(session_));
+  // With a whole fleet that leaves at once its queue may be full.
+  for (int tries = 0; tries < kLeaveTries; ++tries) {
+    if (transport_.Leave(session_).code() != StatusCode::kResourceExhausted) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(backoff_.Next()));
+  }
 }
 
 void ClientLoop::ForgetEnd() {
@@ -226,7 +233,8 @@ Status ClientLoop::WaitBeforeRetry(const Status& why, std::optional<Milliseconds
   // An earlier process heard the end and died before it could leave: the coordinator, which had
   // told everyone, may be gone for good.
   const bool nobody =
-      why.code() == StatusCode::kUnavailable || why.code() == StatusCode::kDeadlineExceeded;
+      (why.code() == StatusCode::kUnavailable || why.code() == StatusCode::kDeadlineExceeded) &&
+      !IsStopping(why);
   if (state_.end() && nobody && lost_ms >= options_.end_patience_ms)
     return End(ClientEnd::kRunOver, state_.end()->detail);
   const Milliseconds limit_ms = options_.retry_limit_ms;

@@ -178,9 +178,14 @@ Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards) {
         return hand.ended() ? Cancelled("the task has ended") : Status::Ok();
       },
   };
-  Result<std::map<int, HeldShard>> fetched = FetchTaskShards(context, session_, hand.task.shards);
+  const Status fetched = WhileBusy(
+      [&] {
+        FEDMOE_RETURN_IF_ERROR(context.interrupted());
+        FEDMOE_ASSIGN_OR_RETURN(shards, FetchTaskShards(context, session_, hand.task.shards));
+        return Status::Ok();
+      },
+      SubmitUntil(hand));
   if (fetched.ok()) {
-    shards = std::move(fetched).value();
     held_.clear();
     for (const ShardReference& shard : hand.task.shards)
       held_.push_back(DigestPrefix(shard.digest));
@@ -191,8 +196,8 @@ Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards) {
     hand.give_back = "the client is stopping";
     return Status::Ok();
   }
-  if (IsConnectionError(fetched.status())) return fetched.status();
-  hand.give_back = "shards could not be fetched: " + fetched.status().message();
+  if (IsConnectionError(fetched)) return fetched;
+  hand.give_back = "shards could not be fetched: " + fetched.message();
   return Status::Ok();
 }
 
@@ -360,17 +365,19 @@ Status ClientLoop::SubmitUpdate(TaskInHand& hand) {
       };
   Verdict verdict;
   Milliseconds start_ms = 0;
+  bool again = false;
   const Status status = WhileBusy(
       [&] {
         start_ms = clock_.NowMs();  // of this try: to wait is no measure of the line
-        const bool again = std::exchange(saved_update_->tried, true);
+        again = std::exchange(saved_update_->tried, true);
         FEDMOE_ASSIGN_OR_RETURN(verdict, transport_.SubmitUpdate(session_, header, encode, again));
         return Status::Ok();
       },
       SubmitUntil(hand));
   const double megabytes = static_cast<double>(header.total_bytes) / 1e6;
   if (status.ok() && verdict.accepted()) {
-    up_.Add(header.total_bytes, clock_.NowMs() - start_ms);
+    // Of one that is sent again, some was there.
+    if (!again) up_.Add(header.total_bytes, clock_.NowMs() - start_ms);
     spdlog::info("{}: sent {:.1f} MB, accepted", Named(task), megabytes);
     return Status::Ok();
   }

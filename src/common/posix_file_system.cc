@@ -32,7 +32,14 @@ StatusCode CodeOfErrno(int error) {
     case EEXIST:
       return StatusCode::kAlreadyExists;
     case EACCES:
+    case EPERM:
+    case EROFS:
       return StatusCode::kPermissionDenied;
+    case ENOTDIR:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return StatusCode::kInvalidArgument;
     default:
       return StatusCode::kInternal;
   }

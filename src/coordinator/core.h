@@ -25,6 +25,7 @@
 #include "common/write_behind_file_system.h"
 #include "coordinator/command_queue.h"
 #include "coordinator/housekeeping.h"
+#include "coordinator/transfer_count.h"
 #include "coordinator/worker_pool.h"
 #include "federation/messages.h"
 #include "federation/round_machine.h"
@@ -82,7 +83,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
 
   // `file` may have the bytes of a transfer that was cut.
   Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
-         std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket);
+         std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket, std::uint64_t number);
   ~Upload();
   // Appends a piece to the spool on the pool; `done` is called there. What is past the announced
   // size is counted and not kept: Finish() then rejects the update.
@@ -124,6 +125,7 @@ class Upload : public std::enable_shared_from_this<Upload> {
   std::uint64_t received_bytes_ = 0;
   std::atomic<Right> right_{Right::kNone};
   const std::shared_ptr<void> ticket_;  // counts among the client's uploads while it lives
+  const std::uint64_t number_;          // rises in the order of their beginnings
   const std::weak_ptr<WorkerPool> pool_;
 };
 
@@ -397,9 +399,11 @@ class CoordinatorCore {
   std::uint64_t durable_commit_ = 0;
   std::map<TaskId, CancelReason> cancelled_;
   std::map<ClientId, Registering> registering_;
-  std::map<ClientId, std::vector<std::weak_ptr<void>>> uploads_;  // under way
-  std::map<TaskId, ParkedUpload> parked_;                         // cut
-  std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;   // of the event in hand
+  TransferCount uploads_;                  // under way
+  std::map<TaskId, ParkedUpload> parked_;  // cut
+  std::uint64_t next_upload_ = 0;
+  std::map<TaskId, std::uint64_t> begun_;  // the last upload of a task that began at its first byte
+  std::map<TaskId, std::vector<Upload::VerdictDone>> verdicts_;  // of the event in hand
   struct StagedVersion {
     Manifest manifest;
     Syncing syncing = Syncing::kNow;
@@ -423,8 +427,8 @@ class CoordinatorCore {
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
-  std::map<ClientId, std::vector<std::weak_ptr<void>>> fetches_;  // under way
-  std::vector<std::shared_ptr<KeptUpdate>> named_;                // whose names wait for a sync
+  TransferCount fetches_;                           // under way
+  std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
   std::map<std::string, std::vector<Callback<std::uint64_t>>> encoding_;  // who waits, by ShardKey
 
   std::thread thread_;

@@ -40,19 +40,7 @@ fedmoe::Status CoordinatorCore::CheckTravel(const ShardReference& shard) const {
 Result<std::shared_ptr<void>> CoordinatorCore::BeginFetch(const SessionId& session) {
   FEDMOE_RETURN_IF_ERROR(CheckCurrent(session));
   const std::lock_guard lock(mutex_);
-  for (auto known = fetches_.begin(); known != fetches_.end();) {
-    std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
-    known = known->second.empty() ? fetches_.erase(known) : std::next(known);
-  }
-  std::vector<std::weak_ptr<void>>& under_way = fetches_[session.client];
-  if (under_way.size() >= kMaxFetchesPerClient) {
-    return ResourceExhausted("client '" + session.client + "' has " +
-                             std::to_string(under_way.size()) +
-                             " downloads under way already; ask again when one has ended");
-  }
-  std::shared_ptr<void> ticket = std::make_shared<char>();
-  under_way.push_back(ticket);
-  return ticket;
+  return fetches_.Take(session.client, kMaxFetchesPerClient, "downloads");
 }
 
 void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -111,6 +112,8 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   }
   ~FetchReactor() override { call_.lanes.Leave(); }
   void OnDone() override { delete this; }
+  // What waits for a lane learns only later that its client has gone, and keeps nobody out.
+  void OnCancel() override { GiveUpPlace(); }
 
   void OnWriteDone(bool ok) override {
     pacer_.Record(BytesOf(pieces_), SecondsSince(begin_));
@@ -213,8 +216,13 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
     StartWrite(&chunk_);
   }
 
+  void GiveUpPlace() {
+    if (!place_gone_.exchange(true)) place_.reset();
+  }
+
   void End(const Status& status) {
     permit_.Reset();
+    GiveUpPlace();
     const std::shared_ptr<CallEnd> end = end_;  // `this` goes
     end->End(ToGrpc(status));
   }
@@ -222,6 +230,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   const TransferCall call_;
   const std::shared_ptr<CallEnd> end_;
   FetchFromClient fetch_;
+  std::atomic<bool> place_gone_{false};
   std::shared_ptr<void> place_;  // among the client's downloads
   ChunkPacer pacer_{1};
   Permit permit_;

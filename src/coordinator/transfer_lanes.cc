@@ -75,13 +75,15 @@ void TransferLanes::Release(std::uint64_t id) {
     }
   }
   if (under_way != nullptr) return;
-  under_way = &mine;
+  struct Outermost {
+    explicit Outermost(Grants& grants) { under_way = &grants; }
+    ~Outermost() { under_way = nullptr; }  // also where a grant throws
+  } outermost(mine);
   while (!mine.empty()) {
     auto [granted, permit] = std::move(mine.front());
     mine.pop_front();
     granted(std::move(permit));
   }
-  under_way = nullptr;
 }
 
 std::uint64_t TransferLanes::bytes() const {

@@ -17,17 +17,9 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
                                  const SessionId& session, std::uint64_t offset,
                                  const Callback<UploadStart>& reply) {
   DropParked();
-  for (auto known = uploads_.begin(); known != uploads_.end();) {
-    std::erase_if(known->second, [](const auto& ticket) { return ticket.expired(); });
-    known = known->second.empty() ? uploads_.erase(known) : std::next(known);
-  }
-  std::vector<std::weak_ptr<void>>& under_way = uploads_[task.client];
-  if (under_way.size() >= kMaxUploadsPerClient) {
-    return reply(ResourceExhausted("client '" + task.client + "' has " +
-                                   std::to_string(under_way.size()) +
-                                   " uploads under way already; ask again when one has ended"));
-  }
-  const std::shared_ptr<void> ticket = std::make_shared<char>();
+  Result<std::shared_ptr<void>> ticket =
+      uploads_.Take(task.client, kMaxUploadsPerClient, "uploads");
+  if (!ticket.ok()) return reply(ticket.status());
   // One that begins anew leaves no use for what was parked, either.
   std::unique_ptr<IncomingUpdate> parked =
       TakeParked(task.task, session.client, header.total_bytes);
@@ -40,16 +32,20 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
         "of the update of task " + std::to_string(task.task) + " " + std::to_string(received) +
         " bytes are here, so it cannot go on at byte " + std::to_string(offset)));
   }
-  under_way.push_back(ticket);
+  const std::uint64_t number = ++next_upload_;
   if (offset == 0) {
     DropFile(std::move(parked));
     parked = spool_->Begin(header.task, header.total_bytes);
+    begun_[task.task] = number;
   }
-  const auto upload =
-      std::make_shared<Upload>(*this, session, task, header, std::move(parked), ticket);
-  std::erase_if(rights_, [](const auto& entry) { return entry.second.expired(); });
+  const auto upload = std::make_shared<Upload>(*this, session, task, header, std::move(parked),
+                                               std::move(ticket).value(), number);
   // Of two the later one asks for it when all of it is here.
-  if (rights_.try_emplace(task.task, upload).second) upload->right_ = Upload::Right::kMay;
+  std::weak_ptr<Upload>& right = rights_[task.task];
+  if (right.expired()) {
+    right = upload;
+    upload->right_ = Upload::Right::kMay;
+  }
   reply(UploadStart{.verdict = std::nullopt, .upload = upload});
 }
 
@@ -59,9 +55,12 @@ void Upload::Park() {
   core_.Post([self = shared_from_this()] {
     CoordinatorCore::ParkedUpload parked{self->session_.client, self->header_.total_bytes,
                                          std::move(self->file_)};
-    if (parked.file != nullptr && parked.file->size() > 0) {
-      self->core_.ParkUpload(self->task_.task, std::move(parked));
-    }
+    if (parked.file == nullptr || parked.file->size() == 0) return;
+    // Since then one began anew, perhaps with other bytes.
+    const auto begun = self->core_.begun_.find(self->task_.task);
+    if (begun != self->core_.begun_.end() && self->number_ < begun->second)
+      return self->core_.DropFile(std::move(parked.file));
+    self->core_.ParkUpload(self->task_.task, std::move(parked));
   });
 }
 
@@ -86,6 +85,11 @@ std::unique_ptr<IncomingUpdate> CoordinatorCore::TakeParked(TaskId task, const C
 }
 
 void CoordinatorCore::DropParked() {
+  // Seldom: there may be many tasks.
+  const auto is_past = [this](const auto& entry) { return !state_.tasks.contains(entry.first); };
+  const std::size_t most = 2 * state_.tasks.size() + 16;
+  if (begun_.size() > most) std::erase_if(begun_, is_past);
+  if (rights_.size() > most) std::erase_if(rights_, is_past);
   for (auto entry = parked_.begin(); entry != parked_.end();) {
     const auto task = state_.tasks.find(entry->first);
     const bool open = task != state_.tasks.end() && (task->second.status == TaskStatus::kOpen ||
@@ -116,7 +120,8 @@ void CoordinatorCore::ResumeUpdate(SessionId session, TaskId task, std::uint64_t
 // ---- An upload.
 
 Upload::Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, UpdateHeader header,
-               std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket)
+               std::unique_ptr<IncomingUpdate> file, std::shared_ptr<void> ticket,
+               std::uint64_t number)
     : core_(core),
       session_(std::move(session)),
       task_(std::move(task)),
@@ -124,6 +129,7 @@ Upload::Upload(CoordinatorCore& core, SessionId session, TaskAssignment task, Up
       file_(std::move(file)),
       received_bytes_(file_->size()),
       ticket_(std::move(ticket)),
+      number_(number),
       pool_(core.pool_) {}
 
 // Removing the file is disk work, and the last to let go may be a thread of gRPC.

@@ -204,6 +204,7 @@ FitnessParts PartsOf(const FitnessTable& table, const FitnessTable::Row& row,
 Eigen::MatrixXd FitnessOf(const FitnessTable& table, std::span<const ClientId> clients,
                           const FitnessOptions& options) {
   Eigen::MatrixXd fitness(static_cast<Eigen::Index>(clients.size()), table.experts);
+  if (table.experts == 0) return fitness;
   for (std::size_t c = 0; c < clients.size(); ++c) {
     const auto found = table.rows.find(clients[c]);
     auto into = fitness.row(static_cast<Eigen::Index>(c));

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include <fmt/format.h>
-#include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 
 #include "common/checksum.h"
@@ -27,6 +26,7 @@ constexpr Milliseconds kRetryInitialMs = 100;
 constexpr Milliseconds kRetryMaxMs = 5'000;
 constexpr std::chrono::seconds kUnaryDeadline{60};
 constexpr int kResends = 3;
+constexpr int kLeaves = 5;  // tries, where the coordinator is too busy
 
 double Since(Clock::time_point begin) { return Seconds(Clock::now() - begin).count(); }
 
@@ -217,38 +217,38 @@ ThinClient::~ThinClient() = default;
 void ThinClient::Start() { Register(); }
 
 void ThinClient::Stop() {
-  std::function<void()> wake;
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    if (under_way_ != nullptr) under_way_->TryCancel();
-    wake = wake_;
-  }
-  if (wake) wake();
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  if (under_way_ != nullptr) under_way_->TryCancel();
+  if (alarm_ != nullptr) alarm_->Cancel();
 }
 
 void ThinClient::End(const Status& status) { observer_.OnEnd(status); }
 
 void ThinClient::After(Milliseconds delay_ms, std::function<void()> next) {
   if (delay_ms <= 0 && !stopping()) return next();
-  const auto alarm = std::make_shared<grpc::Alarm>();
   // Held until the alarm is set: one that is not cannot be cancelled.
   const std::lock_guard lock(mutex_);
-  wake_ = [alarm] { alarm->Cancel(); };
+  // In place of the last one, whose callback may be what runs here: it holds on to what it needs.
+  alarm_ = std::make_unique<grpc::Alarm>();
   const Milliseconds delay = stopping() ? 0 : delay_ms;
-  alarm->Set(std::chrono::system_clock::now() + std::chrono::milliseconds(delay),
-             [this, alarm, next = std::move(next)](bool) {
-               {
-                 const std::lock_guard lock(mutex_);
-                 wake_ = nullptr;
-               }
-               if (stopping()) return End(Cancelled("stopped"));
-               next();
-             });
+  alarm_->Set(std::chrono::system_clock::now() + std::chrono::milliseconds(delay),
+              [this, next = std::move(next)](bool) {
+                {
+                  // The one who set it is through.
+                  const std::lock_guard lock(mutex_);
+                }
+                if (stopping()) return End(Cancelled("stopped"));
+                next();
+              });
 }
 
 void ThinClient::Recover(const Status& status) {
-  if (over_) return End(Status::Ok());
+  if (over_) {
+    const bool again = status.code() == StatusCode::kResourceExhausted && ++leaves_ < kLeaves;
+    if (!again || stopping()) return End(Status::Ok());
+    return After(backoff_.Next(), [this] { Leave(); });
+  }
   if (stopping()) return End(Cancelled("stopped"));
   switch (status.code()) {
     case StatusCode::kUnavailable:

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <grpcpp/alarm.h>
+
 #include "client/backoff.h"
 #include "common/counter_rng.h"
 #include "common/result.h"
@@ -129,11 +131,12 @@ class ThinClient {
   std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
   bool cut_ = false;          // the task's upload was broken off on purpose
   bool over_ = false;         // the run, as the coordinator says
+  int leaves_ = 0;            // that it was too busy for
 
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   grpc::ClientContext* under_way_ = nullptr;  // guarded by mutex_
-  std::function<void()> wake_;                // guarded by mutex_: ends the wait in hand
+  std::unique_ptr<grpc::Alarm> alarm_;        // guarded by mutex_: of the last wait
 };
 
 }  // namespace fedmoe

@@ -64,7 +64,7 @@ TEST_F(ClientLoopTest, ShardsThatComeWithATaskAreNotFetched) {
   // They may come once the session has a fetch that says how fast the link is.
   ASSERT_EQ(transport_.requests.size(), 3U);
   EXPECT_EQ(transport_.requests[0].carry_bytes, 0U);
-  EXPECT_GE(transport_.requests[1].carry_bytes, 1'000U);
+  EXPECT_GT(transport_.requests[1].carry_bytes, 0U);
   EXPECT_LE(transport_.requests[1].carry_bytes, kMaxCarryBytes);
   EXPECT_THAT(transport_.requests[1].held, ElementsAre(DigestPrefix(ReferenceTo(0).digest),
                                                        DigestPrefix(ReferenceTo(2).digest)));

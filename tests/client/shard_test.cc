@@ -117,7 +117,7 @@ class EncodedFetchTest : public ::testing::Test {
   const ModelSpec spec_ = TinySpec();
   ShardCache cache_{1'000};
   Bandwidth down_;
-  const SteadyClock clock_;
+  const SteadyClock clock_{};
 };
 
 TEST_F(EncodedFetchTest, TheCacheKeepsTheEncodedBytes) {

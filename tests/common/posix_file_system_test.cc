@@ -166,13 +166,13 @@ TEST_F(PosixFiles, AFileIsNotADirectoryNorTheOtherWayRound) {
   EXPECT_EQ(files_.CreateDirectories(Path("file/inside")),
             AlreadyExists("create directory " + Path("file") + ": File exists"));
   EXPECT_EQ(files_.List(Path("file")).status(),
-            Internal("list " + Path("file") + ": Not a directory"));
+            InvalidArgument("list " + Path("file") + ": Not a directory"));
   EXPECT_EQ(files_.SyncDirectory(Path("file")),
-            Internal("sync directory " + Path("file") + ": Not a directory"));
+            InvalidArgument("sync directory " + Path("file") + ": Not a directory"));
   EXPECT_EQ(files_.Open(directory_.path()).status(),
-            Internal("open " + directory_.path() + ": Is a directory"));
+            InvalidArgument("open " + directory_.path() + ": Is a directory"));
   EXPECT_EQ(files_.Create(directory_.path()).status(),
-            Internal("create " + directory_.path() + ": Is a directory"));
+            InvalidArgument("create " + directory_.path() + ": Is a directory"));
 }
 
 // /dev/full is Linux's own fault injector.

@@ -78,6 +78,7 @@ class HostileClientTest : public ::testing::Test {
   void ExpectCompleted() {
     for (RawClient* client : {&honest, &hostile})
       client->HearTheEnd(coordinator.options.run.rounds);
+    ASSERT_FALSE(HasFatalFailure()) << "this clock brings no end by itself";
     EXPECT_EQ(coordinator.core().Wait().status, "completed");
   }
   std::vector<std::string> Spool() {
@@ -178,7 +179,6 @@ TEST_P(TwoUploads, TheOneThatIsCountedStays) {
 // Whether the one that began first is whole first.
 INSTANTIATE_TEST_SUITE_P(Order, TwoUploads, ::testing::Values(true, false));
 
-// However many tasks a client lets lapse, what it began for them does not add up.
 TEST_F(HostileClientTest, RegisteringAgainAndAgainDoesNotFillTheJournal) {
   coordinator.options.snapshot_events = 50;
   Start();
@@ -192,6 +192,26 @@ TEST_F(HostileClientTest, RegisteringAgainAndAgainDoesNotFillTheJournal) {
   EXPECT_LT(journal->Recover().value()->events.size(), 500u);
 }
 
+// Perhaps of a process that has died, and of other bytes.
+TEST_F(HostileClientTest, AnOlderUploadDoesNotTakeThePlaceOfOneThatBeganAnew) {
+  Start();
+  TakeTasks();
+  constexpr std::uint64_t kTotal = 200;
+  Result<UploadStart> older = Begin(kTotal), newer = Begin(kTotal);
+  ASSERT_OK(older.status());
+  ASSERT_OK(newer.status());
+  ASSERT_OK(Append(*older->upload, std::string(64, 'a')));
+  ASSERT_OK(Append(*newer->upload, std::string(10, 'b')));
+  newer->upload->Park();
+  older->upload->Park();
+  std::promise<Result<std::uint64_t>> received;
+  coordinator.core().ResumeUpdate(
+      hostile.session, hostile.task.task, kTotal,
+      [&](Result<std::uint64_t> bytes) { received.set_value(std::move(bytes)); });
+  EXPECT_EQ(received.get_future().get().value(), 10u);
+}
+
+// However many tasks a client lets lapse, what it began for them does not add up.
 TEST_F(HostileClientTest, UploadsThatNeverEndAreTwoInAll) {
   coordinator.options.run.rounds = 4;
   Start();

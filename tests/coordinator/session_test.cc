@@ -267,8 +267,7 @@ TEST_F(SessionTest, AnEvaluationThatIsNoNumberIsABadResult) {
   EXPECT_OK(evaluator.transport.SubmitEvaluation(
       evaluator.session,
       {.task = evaluator.task.task, .correct = std::nan(""), .loss = 1.0, .examples = 2.0}));
-  for (RawClient* client : {&honest, &other, &evaluator})
-    EXPECT_OK(client->transport.NextTask(client->session).status());
+  for (RawClient* client : {&honest, &other, &evaluator}) client->HearTheEnd();
   EXPECT_EQ(coordinator.core().Wait().status, "completed");
   const auto report = nlohmann::json::parse(ReadAll(directory.File("run/rounds.jsonl")));
   EXPECT_TRUE(report["global_accuracy"].is_null()) << report;

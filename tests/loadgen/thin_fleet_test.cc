@@ -101,6 +101,7 @@ TEST_F(ThinFleetTest, ARunIsServedToItsEnd) {
   EXPECT_EQ(totals.failed, 0);
   EXPECT_EQ(totals.first_error, "");
   EXPECT_EQ(totals.submit_s.size(), static_cast<std::size_t>(totals.accepted));
+  EXPECT_EQ(totals.fetch_s.size(), 4u) << "after a client's first round they come with the task";
   EXPECT_GT(totals.bytes_up, 0u);
   EXPECT_GT(totals.bytes_down, 0u);
   EXPECT_EQ(Outcomes("accepted"), 4 * kRounds);

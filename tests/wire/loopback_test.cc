@@ -99,6 +99,22 @@ TEST_F(LoopbackTest, ASinkMayStopTheTransfer) {
             Internal("enough"));
 }
 
+// Of a damaged shard as of a cut one DATA_LOSS is the word, but only a cut is for the transport to
+// mend.
+TEST_F(LoopbackTest, WhatASinkRefusesIsNotResumed) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  int pieces = 0;
+  EXPECT_EQ(transport_->FetchShards(
+                session, task.shards,
+                [&](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
+                  return ++pieces < 2 ? Status::Ok() : DataLoss("damaged");
+                },
+                false),
+            DataLoss("damaged"));
+  EXPECT_EQ(pieces, 2);
+}
+
 TEST_F(LoopbackTest, AShardThatNoVersionHasIsNotFound) {
   const SessionId session = Session();
   const Status status = transport_->FetchShards(
