@@ -49,6 +49,9 @@ struct CoreOptions {
   Milliseconds poll_hold_ms = 30'000;
   Milliseconds heartbeat_interval_ms = 5'000;
   Milliseconds linger_ms = 10'000;  // after the end: how long clients have to learn of it
+  // At most so long where the run can be taken up: who has not heard looks for the coordinator, as
+  // it should.
+  Milliseconds stop_linger_ms = 5'000;
   int max_clients = 1'000;
   int worker_threads = 2;
   int keep_versions = 3;

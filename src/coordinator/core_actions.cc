@@ -223,7 +223,9 @@ void CoordinatorCore::On(Report& action) {
 
 void CoordinatorCore::On(Finish& action) {
   spdlog::info("run {}: {}", RunStatusName(action.status), action.detail);
-  linger_until_ms_ = Now() + options_.linger_ms;
+  const bool completed = action.status == RunStatus::kCompleted;
+  linger_until_ms_ = Now() + (completed ? options_.linger_ms
+                                        : std::min(options_.linger_ms, options_.stop_linger_ms));
   clean_up_due_ = true;  // an earlier portion may not have known that no round follows
   Defer([this, status = action.status, detail = action.detail](const fedmoe::Status& durable) {
     if (!durable.ok()) return;
