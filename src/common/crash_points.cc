@@ -79,6 +79,7 @@ class CrashPoints::File final : public WritableFile {
   Status Sync() override {
     return owner_.Around(DiskOperation::kSync, path_, [&] { return base_->Sync(); });
   }
+  void StartSync() override { base_->StartSync(); }
   Status Close() override {
     return owner_.Around(DiskOperation::kClose, path_, [&] { return base_->Close(); });
   }

@@ -23,6 +23,9 @@ class WritableFile {
   virtual Status Append(std::span<const std::byte> bytes) = 0;
   // fdatasync: the bytes appended so far survive a power cut when this returns OK.
   virtual Status Sync() = 0;
+  // Lets the disk begin with what Sync() would otherwise wait for, once that is worth its while.
+  // Promises nothing.
+  virtual void StartSync() {}
   virtual Status Close() = 0;
 };
 

@@ -55,6 +55,7 @@ class ForwardingFile : public WritableFile {
 
   Status Append(std::span<const std::byte> bytes) override { return base_->Append(bytes); }
   Status Sync() override { return base_->Sync(); }
+  void StartSync() override { base_->StartSync(); }
   Status Close() override { return base_->Close(); }
 
  private:

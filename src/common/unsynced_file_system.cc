@@ -7,6 +7,7 @@ class UnsyncedFile final : public ForwardingFile {
  public:
   using ForwardingFile::ForwardingFile;
   Status Sync() override { return Status::Ok(); }
+  void StartSync() override {}
 };
 
 }  // namespace

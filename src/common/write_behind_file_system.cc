@@ -44,6 +44,14 @@ class WriteBehindFileSystem::File final : public WritableFile {
     return entry_->file == nullptr ? Closed() : entry_->file->Sync();
   }
 
+  void StartSync() override {
+    {
+      const std::lock_guard lock(owner_.mutex_);
+      if (!entry_->settled) return;
+    }
+    if (entry_->file != nullptr) entry_->file->StartSync();
+  }
+
   // The descriptor is the last one's to hold: nobody writes to it after this.
   Status Close() override {
     std::unique_ptr<WritableFile> file;

@@ -35,7 +35,9 @@ class CountedFile {
     if (bytes.empty()) return Status::Ok();
     if (bytes.size() > expected_bytes_ - bytes_) return Internal("too many elements are given");
     bytes_ += bytes.size();
-    return file_->Append(bytes);
+    FEDMOE_RETURN_IF_ERROR(file_->Append(bytes));
+    file_->StartSync();  // while the rest is merged
+    return Status::Ok();
   }
   Status CheckComplete() const {
     if (bytes_ == expected_bytes_) return Status::Ok();

@@ -65,6 +65,7 @@ class SpooledUpdate final : public IncomingUpdate {
     // After a failed write the file's end is undefined, so nothing may follow.
     status_ = file_->Append(bytes);
     if (status_.ok()) size_ += bytes.size();
+    if (!small_) file_->StartSync();  // while the rest comes in
     return status_;
   }
 

@@ -175,6 +175,23 @@ TEST_F(PosixFiles, AFileIsNotADirectoryNorTheOtherWayRound) {
             InvalidArgument("create " + directory_.path() + ": Is a directory"));
 }
 
+TEST_F(PosixFiles, ADiskThatBeginsEarlyGetsTheSameBytes) {
+  std::string content;
+  {
+    auto file = files_.Create(Path("large"));
+    ASSERT_TRUE(file.ok()) << file.status().ToString();
+    for (int i = 0; i < 50; ++i) {
+      const std::string piece(100'001, static_cast<char>('a' + i % 26));
+      ASSERT_EQ((*file)->Append(AsBytes(std::string_view(piece))), Status::Ok());
+      (*file)->StartSync();
+      content += piece;
+    }
+    ASSERT_EQ((*file)->Sync(), Status::Ok());
+    ASSERT_EQ((*file)->Close(), Status::Ok());
+  }
+  EXPECT_EQ(ReadFile(files_, Path("large"), content.size()).value(), content);
+}
+
 // /dev/full is Linux's own fault injector.
 TEST_F(PosixFiles, AFullDiskIsResourceExhausted) {
   auto file = files_.OpenForAppend("/dev/full");
