@@ -190,8 +190,8 @@ void CoordinatorCore::Leave(SessionId session, Callback<bool> done) {
   Submit<bool>(std::move(done), [this, session](Callback<bool> reply) {
     if (fedmoe::Status known = CheckSession(session); !known.ok()) return reply(known);
     told_.insert(session.client);
-    if (state_.phase == Phase::kFinished) return reply(true);  // nothing is left that it could miss
-    spdlog::info("client {} leaves", session.client);
+    if (state_.phase != Phase::kFinished) spdlog::info("client {} leaves", session.client);
+    // After the end, too: who has said that it knows is not waited for by a restart.
     Handle(ClientLeft{.at_ms = Now(), .client = session.client, .session = session.session});
     DeferReply<bool>(reply, true);
   });

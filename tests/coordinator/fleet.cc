@@ -1,5 +1,9 @@
 #include "tests/coordinator/fleet.h"
 
+#include <chrono>
+#include <future>
+#include <thread>
+
 namespace fedmoe {
 
 ModelSpec FleetSpec(int experts, int layers) {
@@ -164,9 +168,20 @@ void Fleet::Revive() {
   }
 }
 
+bool Fleet::Knows(const ClientId& client) {
+  std::promise<std::string> status;
+  coordinator.core().Status([&](const Result<std::string>& text) {
+    status.set_value(text.ok() ? *text : std::string());
+  });
+  return status.get_future().get().find("\"client\":\"" + client + "\"") != std::string::npos;
+}
+
 RunSummary Fleet::RunToEnd() {
   EXPECT_OK(coordinator.Start());
-  StartClients();
+  // The evaluator first: rounds do not wait for it.
+  clients.back()->Start();
+  while (!Knows("evaluator")) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (std::size_t i = 0; i + 1 < clients.size(); ++i) clients[i]->Start();
   return coordinator.core().Wait();
 }
 

@@ -116,6 +116,8 @@ class Fleet {
   void CrashClients();
   // Restarts the clients that have ended.
   void Revive();
+  // Whether the coordinator has had `client` register.
+  bool Knows(const ClientId& client);
   // Starts everything, and waits for the run to be over and everyone to know.
   RunSummary RunToEnd();
   std::string Path(const std::string& name) const { return directory.File("run/" + name); }
