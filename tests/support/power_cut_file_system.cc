@@ -1,5 +1,6 @@
 #include "tests/support/power_cut_file_system.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -23,20 +24,27 @@ class PowerCutFileSystem::File final : public ForwardingFile {
 
   Status Append(std::span<const std::byte> bytes) override {
     const Status written = ForwardingFile::Append(bytes);
+    const std::lock_guard lock(owner_.mutex_);
     if (written.ok()) size_ += bytes.size();
     return written;
   }
+  // What is appended while it runs is not of it.
   Status Sync() override {
+    std::uint64_t size = 0;
+    {
+      const std::lock_guard lock(owner_.mutex_);
+      size = size_;
+    }
     FEDMOE_RETURN_IF_ERROR(ForwardingFile::Sync());
     const std::lock_guard lock(owner_.mutex_);
-    inode_->synced_bytes = size_;
+    inode_->synced_bytes = std::max(inode_->synced_bytes, size);
     return Status::Ok();
   }
 
  private:
   PowerCutFileSystem& owner_;
   const std::shared_ptr<Inode> inode_;
-  std::uint64_t size_;
+  std::uint64_t size_;  // guarded by owner_.mutex_
 };
 
 // One that was there before anybody looked is durable.
