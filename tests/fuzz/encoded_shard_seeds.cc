@@ -53,6 +53,15 @@ std::vector<Seed> EncodedShardSeeds() {
       }
     }
   }
+  // Other frames and blocks than this shard has, their checksums right; and no whole frame.
+  const std::string bytes = Encoded(FuzzShard(0));
+  for (std::size_t at = 4; at < 128; at += 4) {
+    std::string other = bytes;
+    other[at] = static_cast<char>(other[at] ^ 1);
+    seeds.push_back(
+        {"f32.byte-" + std::to_string(at), SeedInput().Byte(kFuzzRepair).Rest(other).bytes()});
+  }
+  seeds.push_back({"f32.short", SeedInput().Byte(0).Rest(bytes.substr(0, 63)).bytes()});
   return seeds;
 }
 

@@ -1,7 +1,9 @@
 // Encoded shards as a client takes them from a coordinator, and a coordinator from its disk. Input:
 // a byte of options (encoded_shard_case.h), then the bytes of the encoded shard.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,35 @@ namespace {
 // What reading one may take beside its values: a piece of 1 MiB, the chunks around it, and as much
 // again where the file's mapping is a copy.
 constexpr std::size_t kMaxReadBytes = std::size_t{4} << 20;
+
+// Values that came of an encoding fit it: what has no scale of its own (int8, int4) is the same
+// again.
+void CheckEncodesAgain(std::span<const float> values, const ShardReference& shard,
+                       const ModelSpec& spec) {
+  std::string bytes;
+  const Status encoded = EncodeShard(
+      shard, spec,
+      [&](std::uint64_t offset, std::span<std::byte> out) {
+        std::memcpy(out.data(), std::as_bytes(values).data() + offset, out.size());
+        return Status::Ok();
+      },
+      [&](std::span<const std::byte> piece) {
+        bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+        return Status::Ok();
+      });
+  const bool scaled = shard.encoding == Encoding::kInt8 || shard.encoding == Encoding::kInt4;
+  if (!encoded.ok()) {
+    FUZZ_CHECK(scaled && encoded.code() == StatusCode::kFailedPrecondition, encoded.ToString());
+    return;
+  }
+  ShardReference whole = shard;
+  whole.bytes = static_cast<std::int64_t>(bytes.size());
+  std::vector<float> again(values.size());
+  const Status decoded = DecodeShard(MemoryFile(bytes), whole, spec, again);
+  FUZZ_CHECK(decoded.ok(), decoded.ToString());
+  FUZZ_CHECK(scaled || std::equal(values.begin(), values.end(), again.begin()),
+             EncodingName(shard.encoding));
+}
 
 void CheckShard(const std::string& bytes, const ShardReference& shard) {
   static const ModelSpec spec = UpdateSpec();
@@ -40,6 +71,7 @@ void CheckShard(const std::string& bytes, const ShardReference& shard) {
   for (const float value : values) {
     FUZZ_CHECK(std::abs(value) <= kMaxEncodedMagnitude, std::to_string(value));
   }
+  CheckEncodesAgain(values, shard, spec);
 }
 
 }  // namespace
