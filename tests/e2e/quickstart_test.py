@@ -2,6 +2,7 @@
 """The main job as a user starts it: eight unequal clients and an evaluator, from configs/quickstart.yaml."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -73,7 +74,8 @@ class QuickstartTest(EndToEndTest):
             self.assertEqual(summary[key], sum(report[key] for report in reports))
         self.assertGreater(summary["wall_s"], 0)
         self.assertGreater(summary["coordinator_peak_rss_bytes"], 1e6)
-        self.assertLess(summary["coordinator_peak_rss_bytes"], 64 * 2**20)
+        if not os.environ.get("FEDMOE_SANITIZE"):  # which takes memory of its own
+            self.assertLess(summary["coordinator_peak_rss_bytes"], 64 * 2**20)
 
     def check_terminal(self, terminal, run, summary):
         rows = re.findall(rf"^ +(\d+)/{self.rounds} +8/8 +[\d.]+ % +[\d.]+ % ", terminal, re.MULTILINE)
