@@ -16,6 +16,7 @@ namespace fedmoe {
 namespace {
 
 constexpr int kLeaveTries = 5;
+constexpr Milliseconds kLeaveWaitMs = 200;
 
 bool IsWorthRetrying(StatusCode code) {
   return code == StatusCode::kUnavailable || code == StatusCode::kResourceExhausted ||
@@ -70,7 +71,8 @@ void ClientLoop::Leave() {
   // With a whole fleet that leaves at once its queue may be full.
   for (int tries = 0; tries < kLeaveTries; ++tries) {
     if (transport_.Leave(session_).code() != StatusCode::kResourceExhausted) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(backoff_.Next()));
+    // Short, for nothing wakes it.
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::min(backoff_.Next(), kLeaveWaitMs)));
   }
 }
 

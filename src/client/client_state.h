@@ -5,9 +5,8 @@
 //   lock              held while a client uses the directory
 //   committed.state   the state that the next task starts from
 //   tentative.state   the state of the last task; becomes committed when its round commits
-//   over              from when the client hears that its run is over until it ends: the run's id,
-//   a
-//                     line feed, and what it heard
+//   over              that its run is over, from when the client hears it until it ends: the run's
+//                     id, a line feed, and what it heard
 //
 // A .state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
 // run id | state | crc32c u32 of all before it. Integers are little-endian.
