@@ -43,7 +43,8 @@ class RandomAccessFile {
   virtual Result<std::uint64_t> Size() const = 0;
   // Fills `out` wholly from `offset`, or fails (OUT_OF_RANGE past the end). Thread-safe.
   virtual Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const = 0;
-  // Maps [offset, offset + length). The offset may be any; pages are handled inside.
+  // Maps [offset, offset + length). The offset may be any; pages are handled inside. Up to 8 MiB
+  // are read at once, so that a bad sector is an error here; in a longer region it is SIGBUS.
   virtual Result<std::unique_ptr<MappedRegion>> Map(std::uint64_t offset,
                                                     std::uint64_t length) const = 0;
 };

@@ -15,12 +15,14 @@
 #include <unistd.h>
 
 #include "common/file_system.h"
+#include "common/mapped_pages.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr off_t kPageBytes = 4096;
 constexpr off_t kStartSyncBytes = off_t{2} << 20;
+constexpr std::size_t kReadAtOnceBytes = std::size_t{8} << 20;  // of a mapping
 constexpr mode_t kFileMode = 0644;
 constexpr mode_t kDirectoryMode = 0755;
 
@@ -210,7 +212,11 @@ class PosixRandomAccessFile final : public RandomAccessFile {
     void* base = ::mmap(nullptr, mapped_length, PROT_READ, MAP_SHARED, descriptor_.get(),
                         static_cast<off_t>(offset - skip));
     if (base == MAP_FAILED) return Failure("map", path_, errno);
-    return MakeAs<MappedRegion, PosixMappedRegion>(base, mapped_length, skip);
+    auto region = MakeAs<MappedRegion, PosixMappedRegion>(base, mapped_length, skip);
+    if (mapped_length <= kReadAtOnceBytes) {
+      FEDMOE_RETURN_IF_ERROR(ReadPages(path_, base, mapped_length));
+    }
+    return region;
   }
 
  private:

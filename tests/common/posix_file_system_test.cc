@@ -4,13 +4,16 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/file_system.h"
+#include "common/mapped_pages.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -190,6 +193,22 @@ TEST_F(PosixFiles, ADiskThatBeginsEarlyGetsTheSameBytes) {
     ASSERT_EQ((*file)->Close(), Status::Ok());
   }
   EXPECT_EQ(ReadFile(files_, Path("large"), content.size()).value(), content);
+}
+
+// As of a bad sector: the page is mapped, and the file has none.
+TEST_F(PosixFiles, AMappedPageThatCannotBeReadIsAnError) {
+  Write("x", std::string(3 * 4096, 'x'));
+  const int file = ::open(Path("x").c_str(), O_RDWR);
+  ASSERT_GE(file, 0);
+  void* base = ::mmap(nullptr, 3 * 4096, PROT_READ, MAP_SHARED, file, 0);
+  ASSERT_NE(base, MAP_FAILED);
+  EXPECT_EQ(ReadPages(Path("x"), base, 3 * 4096), Status::Ok());
+  ASSERT_EQ(::ftruncate(file, 2 * 4096), 0);
+  EXPECT_EQ(ReadPages(Path("x"), base, 2 * 4096), Status::Ok());
+  EXPECT_EQ(ReadPages(Path("x"), base, 3 * 4096),
+            Internal("read " + Path("x") + ": a mapped page cannot be read"));
+  ::munmap(base, 3 * 4096);
+  ::close(file);
 }
 
 // /dev/full is Linux's own fault injector.

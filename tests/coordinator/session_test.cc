@@ -41,6 +41,11 @@ class SessionTest : public ::testing::Test {
     honest.TakeTask();
     other.TakeTask();
   }
+  void FinishRound() {
+    for (RawClient* client : {&honest, &other}) {
+      ASSERT_TRUE(client->Submit(client->Answer()).value().accepted());
+    }
+  }
 
   TempDir directory;
   ManualClock clock;
@@ -138,8 +143,7 @@ TEST_F(SessionTest, AStoppedRunAsksItsClientsToWait) {
 TEST_F(SessionTest, ADrainFinishesTheRoundInHand) {
   StartRound();
   coordinator.core().RequestStop(true);
-  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
-  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  FinishRound();
   for (RawClient* client : {&honest, &other}) {
     EXPECT_EQ(client->transport.NextTask(client->session).status().ToString(),
               "UNAVAILABLE: the coordinator is stopping: stopped after round 1 as requested");
@@ -152,8 +156,7 @@ TEST_F(SessionTest, ADrainFinishesTheRoundInHand) {
 TEST_F(SessionTest, ACompletedRunSaysSo) {
   coordinator.options.run.rounds = 1;
   StartRound();
-  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
-  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  FinishRound();
   for (RawClient* client : {&honest, &other}) client->HearTheEnd();
   EXPECT_EQ(coordinator.core().Wait().status, "completed");
 }
@@ -213,8 +216,7 @@ TEST_F(SessionTest, AClientThatHasNotSaidThatItHeardOfTheEndIsWaitedFor) {
   coordinator.options.run.rounds = 1;
   coordinator.options.linger_ms = 60'000;
   StartRound();
-  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
-  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  FinishRound();
   other.HearTheEnd();
   EXPECT_EQ(honest.transport.NextTask(honest.session)->kind, NextTaskReply::Kind::kRunOver);
   EXPECT_FALSE(coordinator.core().WaitFor(100));
@@ -227,8 +229,7 @@ TEST_F(SessionTest, AClientThatNeverSaysThatItHeardOfTheEndIsWaitedForNoLongerTh
   coordinator.options.run.rounds = 1;
   coordinator.options.linger_ms = 50;
   StartRound();
-  ASSERT_TRUE(honest.Submit(honest.Answer()).value().accepted());
-  ASSERT_TRUE(other.Submit(other.Answer()).value().accepted());
+  FinishRound();
   for (RawClient* client : {&honest, &other}) {
     EXPECT_EQ(client->transport.NextTask(client->session)->kind, NextTaskReply::Kind::kRunOver);
   }
