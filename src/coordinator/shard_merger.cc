@@ -140,16 +140,18 @@ std::vector<double> ShardMerger::Ruled(const std::vector<double>& weights) const
   return ruled;
 }
 
-// Where all updates are looked at together, as many elements of all of them as otherwise of a
-// group's, but at least so many that AddSquaredDistances() adds in one order.
+// The windows of four updates or more are as many bytes together, however many they are. Rules that
+// measure add in the same order only over windows of this length.
 std::int64_t ShardMerger::WindowElements() const {
+  constexpr std::int64_t kLeast = std::int64_t{1} << 12;
   const AggregationRule rule = inputs_.options.rule;
-  if (rule == AggregationRule::kMean || rule == AggregationRule::kClip) return kWindowElements;
+  const bool sums = rule == AggregationRule::kMean;
   const bool picks = rule == AggregationRule::kMedian || rule == AggregationRule::kTrimmedMean;
-  const std::int64_t least = std::int64_t{1} << (picks ? 12 : 18);
-  const auto updates = static_cast<std::int64_t>(std::max(kGroup, inputs_.updates.size()));
-  const std::int64_t even = kWindowElements * static_cast<std::int64_t>(kGroup) / updates;
-  return std::max(least, even / least * least);
+  if (!sums && !picks) return kWindowElements;
+  const std::size_t updates = inputs_.updates.size();
+  const std::size_t at_once = std::max<std::size_t>(sums ? std::min(kGroup, updates) : updates, 4);
+  const std::int64_t even = 4 * kWindowElements / static_cast<std::int64_t>(at_once);
+  return std::max(kLeast, even / kLeast * kLeast);
 }
 
 Status ShardMerger::Write(const ShardContent::Sinks& sinks, const Consensus& consensus) {

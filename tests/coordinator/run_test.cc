@@ -70,6 +70,20 @@ TEST_P(RuleTest, ConsensusMovesWhatTheRuleMade) {
   EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
 }
 
+// Of more updates than are read at once; the last window is shorter.
+TEST_P(RuleTest, BlocksMayBeLongerThanAWindow) {
+  CoreOptions options = FleetOptions();
+  options.run.rounds = 1;
+  options.run.spec.blocks[0].shape = {90'001, 3};
+  options.run.aggregation.rule = GetParam();
+  options.run.aggregation.trim = 0.2;
+  options.run.participation.min_clients = 9;
+  Fleet fleet(options, 9);
+  const RunSummary summary = fleet.RunToEnd();
+  EXPECT_EQ(summary.status, "completed");
+  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+}
+
 INSTANTIATE_TEST_SUITE_P(All, RuleTest,
                          ::testing::Values(AggregationRule::kMean, AggregationRule::kMedian,
                                            AggregationRule::kTrimmedMean, AggregationRule::kKrum,
