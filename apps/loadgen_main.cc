@@ -85,8 +85,8 @@ int Run(const Arguments& arguments) {
   ThinFleet fleet(arguments.fleet);
   {
     const std::lock_guard lock(mutex);
-    running = &fleet;
     if (stop) return kExitStopped;
+    running = &fleet;
   }
   const auto begin = std::chrono::steady_clock::now();
   const auto seconds = [&] {

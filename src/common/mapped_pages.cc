@@ -11,7 +11,7 @@ Status ReadPages(const std::string& path, void* base, std::size_t length) {
     if (errno == EFAULT || errno == EHWPOISON) {
       return Internal("read " + path + ": a mapped page cannot be read");
     }
-    if (errno != EINTR && errno != EAGAIN) break;  // of other reasons a touch will tell
+    if (errno != EINTR) break;  // an older kernel, or too little memory: who touches it will see
   }
   return Status::Ok();
 }

@@ -44,8 +44,9 @@ Status ConsensusMeans::Append(const MergeInputs& inputs, const ConsensusGroup& g
   for (std::size_t b = 0; b < blocks.front().size(); ++b) {
     const std::int64_t elements =
         inputs.spec.blocks[static_cast<std::size_t>(blocks.front()[b])].ElementCount();
-    for (std::int64_t at = 0; at < elements; at += kWindowElements) {
-      const std::int64_t count = std::min(kWindowElements, elements - at);
+    const std::int64_t window = members.front()->WindowElements();
+    for (std::int64_t at = 0; at < elements; at += window) {
+      const std::int64_t count = std::min(window, elements - at);
       sums.assign(static_cast<std::size_t>(count), 0.0);
       mean.resize(sums.size());
       for (std::size_t i = 0; i < members.size(); ++i) {
@@ -53,6 +54,7 @@ Status ConsensusMeans::Append(const MergeInputs& inputs, const ConsensusGroup& g
                                 members[i]->MergeWindow(blocks[i][b], offset, at, count));
         const float* source = merged.data();
         AccumulateWeighted({&source, 1}, {&group.weights[i], 1}, sums);
+        members[i]->Release();
       }
       RoundSums(sums, mean);
       FEDMOE_RETURN_IF_ERROR(scratch_->Append(AsBytes(std::span<const float>(mean))));

@@ -57,6 +57,21 @@ Result<std::unique_ptr<Gatekeeper>> Gatekeeper::Open(FileSystem& files,
 }
 
 Status Gatekeeper::CheckClient(const Caller& caller, const std::string& name) const {
+  const Status status = Judge(caller, name);
+  if (!status.ok()) Record("rejected", caller, name, status.message());
+  return status;
+}
+
+void Gatekeeper::Record(const std::string& event, const Caller& caller, const std::string& client,
+                        const std::string& detail) const {
+  audit_->Record({.event = event,
+                  .client = client,
+                  .certificate = caller.name,
+                  .peer = caller.peer,
+                  .detail = detail});
+}
+
+Status Gatekeeper::Judge(const Caller& caller, const std::string& name) const {
   if (options_.mutual() && caller.name != name) {
     return Denied(
         fmt::format("the certificate is of '{}', the client calls itself '{}'; set its name to "
@@ -70,11 +85,7 @@ Status Gatekeeper::CheckClient(const Caller& caller, const std::string& name) co
 
 void Gatekeeper::RecordRegistration(const Caller& caller, const std::string& name,
                                     const Status& outcome) {
-  audit_->Record({.event = outcome.ok() ? "admitted" : "rejected",
-                  .client = name,
-                  .certificate = caller.name,
-                  .peer = caller.peer,
-                  .detail = outcome.message()});
+  Record(outcome.ok() ? "admitted" : "rejected", caller, name, outcome.message());
 }
 
 Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
@@ -94,11 +105,8 @@ Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
   }
   // Status is asked for every second by some, and changes nothing.
   if (!status.ok() || command != "status") {
-    audit_->Record({.event = status.ok() ? "commanded" : "rejected",
-                    .client = client,
-                    .certificate = caller.name,
-                    .peer = caller.peer,
-                    .detail = status.ok() ? command : command + ": " + status.message()});
+    Record(status.ok() ? "commanded" : "rejected", caller, client,
+           status.ok() ? command : command + ": " + status.message());
   }
   return status;
 }
@@ -129,11 +137,8 @@ Status Gatekeeper::Change(const Caller& caller, const std::string& name, bool re
     revoked_ = std::move(names);
   }
   spdlog::info("client {} is {}", name, revoke ? "revoked" : "restored");
-  audit_->Record({.event = revoke ? "revoked" : "restored",
-                  .client = name,
-                  .certificate = caller.name,
-                  .peer = caller.peer,
-                  .detail = ""});
+  Record(revoke ? "revoked" : "restored", caller, name, "");
+  audit_->Flush();
   return Status::Ok();
 }
 

@@ -32,7 +32,9 @@ class Gatekeeper {
   // Whether the caller may speak for the client `name`. PERMISSION_DENIED:
   //   "the certificate is of 'a', the client calls itself 'b'; set its name to 'a'"
   //   "client 'a' has been revoked"
+  // A refusal goes to the audit log; not that of Judge().
   Status CheckClient(const Caller& caller, const std::string& name) const;
+  Status Judge(const Caller& caller, const std::string& name) const;
   // What became of a registration.
   void RecordRegistration(const Caller& caller, const std::string& name, const Status& outcome);
 
@@ -44,7 +46,8 @@ class Gatekeeper {
   Status CheckAdmin(const Caller& caller, const std::string& command,
                     const std::string& client = "");
 
-  // Durable when it returns. Revoking what is revoked is no error. INVALID_ARGUMENT as CheckAdmin.
+  // Durable when it returns, in the audit log, too. Revoking what is revoked is no error.
+  // INVALID_ARGUMENT as CheckAdmin.
   Status Revoke(const Caller& caller, const std::string& name);
   Status Restore(const Caller& caller, const std::string& name);
   std::vector<std::string> Revoked() const;
@@ -53,6 +56,8 @@ class Gatekeeper {
 
  private:
   Gatekeeper(FileSystem& files, std::string path, ServerTlsOptions options);
+  void Record(const std::string& event, const Caller& caller, const std::string& client,
+              const std::string& detail) const;
   Status Change(const Caller& caller, const std::string& name, bool revoke);
 
   FileSystem& files_;

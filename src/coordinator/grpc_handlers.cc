@@ -70,7 +70,7 @@ class PollReactor final : public Reactor {
   // All that the client lacks, or nothing.
   void Choose(const std::vector<ShardReference>& shards) {
     const std::uint64_t most = std::min(request_.carry_bytes, kMaxCarryBytes);
-    if (most == 0 || !gate_.CheckClient(caller_, request_.session.client).ok()) return;
+    if (most == 0 || !gate_.Judge(caller_, request_.session.client).ok()) return;
     std::uint64_t bytes = 0;
     for (std::size_t i = 0; i < shards.size(); ++i) {
       const ShardReference& shard = shards[i];
@@ -130,7 +130,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
     const Caller caller = CallerOf(*context);
     const std::string name = parsed.ok() ? parsed->client : std::string();
     Status status = parsed.status();
-    if (status.ok()) status = gate_.CheckClient(caller, name);
+    if (status.ok()) status = gate_.Judge(caller, name);
     if (!status.ok()) {
       gate_.RecordRegistration(caller, name, status);
       return Refuse(reactor, status);
@@ -138,7 +138,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
     core_.Register(std::move(parsed).value(),
                    [this, caller, name, reactor, reply](const Result<RegisterReply>& registered) {
                      fedmoe::Status outcome = registered.status();
-                     if (outcome.ok()) outcome = gate_.CheckClient(caller, name);
+                     if (outcome.ok()) outcome = gate_.Judge(caller, name);
                      gate_.RecordRegistration(caller, name, outcome);
                      if (outcome.ok()) *reply = ToProto(*registered);
                      // Revoked while it registered: what the core gave it, it gives back.
@@ -267,7 +267,7 @@ class AdminService final : public v1::Admin::CallbackService {
     if (status.ok()) status = gate_.Revoke(caller, request->name());
     if (!status.ok()) return Refuse(reactor, status);
     // Calls are refused from here on; what the client holds is given up now.
-    core_.Evict(request->name(), gate_.CheckClient({.name = request->name()}, request->name()),
+    core_.Evict(request->name(), gate_.Judge({.name = request->name()}, request->name()),
                 Acknowledge(reactor));
     return reactor;
   }

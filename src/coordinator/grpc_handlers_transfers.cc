@@ -284,10 +284,10 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     Next();
   }
 
-  // The client paces its chunks as this side would.
+  // The client paces its chunks as this side would. One that does not is charged what it sent last.
   void Next() {
     call_.lanes.Ask(
-        pacer_.fast() ? Lane::kFast : Lane::kSlow, pacer_.next_bytes(),
+        pacer_.fast() ? Lane::kFast : Lane::kSlow, std::max(pacer_.next_bytes(), last_bytes_),
         [this](Permit permit) {
           permit_ = std::move(permit);
           begin_ = SteadyTime::now();
@@ -306,6 +306,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
     }
     std::string& data = *chunk_.mutable_data()->mutable_data();
     pacer_.Record(data.size(), SecondsSince(begin_));
+    last_bytes_ = data.size();
     const Status intact = CheckChunk("update chunk", received_, data, chunk_.data().crc32c());
     if (!intact.ok()) {
       upload_->Park();  // what came before it is good
@@ -377,6 +378,7 @@ class UploadReactor final : public grpc::ServerReadReactor<v1::UpdateChunk> {
   Permit permit_;
   SteadyTime::time_point begin_;
   v1::UpdateChunk chunk_;
+  std::size_t last_bytes_ = 0;  // of the last chunk
   std::shared_ptr<Upload> upload_;
   std::uint64_t received_ = 0;
   std::uint64_t total_bytes_ = 0;

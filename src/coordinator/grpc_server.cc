@@ -17,6 +17,7 @@
 #include "coordinator/listener.h"
 #include "wire/credentials.h"
 #include "wire/grpc_log.h"
+#include "wire/limits.h"
 
 namespace fedmoe {
 namespace {
@@ -65,6 +66,7 @@ void Configure(grpc::ServerBuilder& builder, int max_clients, const KeepaliveOpt
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   // A client has few calls at once; no connection may take all of the memory with new ones.
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 64);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRequestBytes));
   grpc::ResourceQuota quota("fedmoe");
   quota.SetMaxThreads(4);
   quota.Resize(kTransferBytes + kConnectionBytes * static_cast<std::size_t>(max_clients));

@@ -140,18 +140,28 @@ std::vector<double> ShardMerger::Ruled(const std::vector<double>& weights) const
   return ruled;
 }
 
-// The windows of four updates or more are as many bytes together, however many they are. Rules that
-// measure add in the same order only over windows of this length.
+// Where the rule adds or picks element by element, the windows of four updates or more are as many
+// bytes together, however many they are. Rules that measure whole updates add in the same order
+// only over windows of kWindowElements.
 std::int64_t ShardMerger::WindowElements() const {
+  constexpr std::size_t kFullWindows = 4;
   constexpr std::int64_t kLeast = std::int64_t{1} << 12;
   const AggregationRule rule = inputs_.options.rule;
-  const bool sums = rule == AggregationRule::kMean;
+  const bool adds = rule == AggregationRule::kMean;
   const bool picks = rule == AggregationRule::kMedian || rule == AggregationRule::kTrimmedMean;
-  if (!sums && !picks) return kWindowElements;
+  if (!adds && !picks) return kWindowElements;
   const std::size_t updates = inputs_.updates.size();
-  const std::size_t at_once = std::max<std::size_t>(sums ? std::min(kGroup, updates) : updates, 4);
-  const std::int64_t even = 4 * kWindowElements / static_cast<std::int64_t>(at_once);
+  const std::size_t at_once = std::max(kFullWindows, adds ? std::min(kGroup, updates) : updates);
+  const std::int64_t even =
+      kWindowElements * std::int64_t{kFullWindows} / static_cast<std::int64_t>(at_once);
   return std::max(kLeast, even / kLeast * kLeast);
+}
+
+void ShardMerger::Release() {
+  open_.clear();
+  for (std::vector<float>* values : {&window_, &window_first_, &window_second_, &delta_})
+    std::vector<float>().swap(*values);
+  std::vector<double>().swap(sums_);
 }
 
 Status ShardMerger::Write(const ShardContent::Sinks& sinks, const Consensus& consensus) {

@@ -17,7 +17,7 @@
 
 namespace fedmoe {
 
-// Elements of a shard that are worked on at once.
+// Elements of a shard that are worked on at once, at most.
 inline constexpr std::int64_t kWindowElements = std::int64_t{1} << 18;
 
 // An accepted update in the spool: its blocks, by parameter.
@@ -44,9 +44,9 @@ struct MergeInputs {
   const ParallelFor& parallel;
 };
 
-// Of one shard. Memory: a few windows, and where updates are compressed one for each of a group.
-// The rules but mean and clip look at all updates of a window at once: windows are smaller then,
-// but every update has a file open. Not thread-safe.
+// Of one shard. Memory: a few windows, and as many again for each update that is looked at at once:
+// a group of eight, or all of them where the rule is not mean or clip, which then have a file open
+// each, too. Not thread-safe.
 class ShardMerger {
  public:
   ShardMerger(const MergeInputs& inputs, const StoredShard& base) : inputs_(inputs), base_(base) {}
@@ -63,6 +63,10 @@ class ShardMerger {
   // rows.
   Result<std::span<float>> MergeWindow(int index, std::int64_t offset, std::int64_t at,
                                        std::int64_t count);
+  // How long windows are.
+  std::int64_t WindowElements() const;
+  // Lets go of what was mapped and merged last.
+  void Release();
 
  private:
   const BlockPlan* PlanOf(int parameter) const;
@@ -89,7 +93,6 @@ class ShardMerger {
   Status ForEachWindow(const std::vector<std::size_t>& group, const Measure& measure);
   // What the rule makes of the weights.
   std::vector<double> Ruled(const std::vector<double>& weights) const;
-  std::int64_t WindowElements() const;
   Result<std::vector<EncodedValues>> ReadGroup(const std::vector<std::size_t>& group, int index,
                                                std::int64_t at, std::int64_t count);
   Result<PayloadReader*> Reader(std::size_t slot, std::size_t update, int index);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -77,43 +78,57 @@ void AuditLog::Record(AuditEvent event) {
   for (std::string* field : {&event.client, &event.certificate, &event.peer, &event.detail}) {
     if (field->size() > kMaxFieldBytes) field->resize(kMaxFieldBytes);
   }
-  Line line{.event = std::move(event), .time = UtcNow()};
-  const bool rejected = line.event.event == "rejected";
+  const bool rejected = event.event == "rejected";
   const double now_s = SteadySeconds();
   {
     const std::lock_guard lock(mutex_);
-    if ((rejected || line.event.event == "admitted") &&
-        IsRepeated(line.event, now_s, line.repeated)) {
-      return;
-    }
-    if (waiting_.size() >= limit_ || (rejected && IsFlood(line.event, now_s))) {
+    if ((rejected || event.event == "admitted") && IsRepeated(event, now_s)) return;
+    if (rejected && (waiting_.size() >= limit_ || IsFlood(event, now_s))) {
       ++dropped_;
       return;
     }
-    line.dropped = std::exchange(dropped_, 0);
-    waiting_.push_back(std::move(line));
+    Add({.event = std::move(event)});
   }
   changed_.notify_all();
 }
 
-// Called with the lock. If not, `repeated` is how often the event before it was.
-bool AuditLog::IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated) {
+// ---- Called with the lock.
+
+void AuditLog::Add(Line line) {
+  line.time = UtcNow();
+  line.dropped = std::exchange(dropped_, 0);
+  waiting_.push_back(std::move(line));
+  ++added_;
+}
+
+void AuditLog::Count(const Recent& recent) {
+  if (recent.repeated > 0) Add({.event = recent.event, .repeated = recent.repeated});
+}
+
+// Of those that began before.
+void AuditLog::CountOld(double since_s) {
+  while (!recent_.empty() && recent_.front().since_s <= since_s) {
+    Count(recent_.front());
+    recent_.pop_front();
+  }
+}
+
+bool AuditLog::IsRepeated(const AuditEvent& event, double now_s) {
+  CountOld(now_s - kRepeatS);
   const auto known = std::find_if(recent_.begin(), recent_.end(),
                                   [&](const Recent& old) { return Alike(old.event, event); });
   if (known != recent_.end()) {
-    if (now_s - known->since_s < kRepeatS) {
-      ++known->repeated;
-      return true;
-    }
-    repeated = known->repeated;
-    recent_.erase(known);
+    ++known->repeated;
+    return true;
   }
-  if (recent_.size() == kMaxRecent) recent_.pop_front();
+  if (recent_.size() == kMaxRecent) {
+    Count(recent_.front());
+    recent_.pop_front();
+  }
   recent_.push_back({.event = event, .since_s = now_s});
   return false;
 }
 
-// Called with the lock.
 bool AuditLog::IsFlood(const AuditEvent& event, double now_s) {
   if (now_s - hosts_since_s_ >= kRepeatS) {
     hosts_.clear();
@@ -124,19 +139,25 @@ bool AuditLog::IsFlood(const AuditEvent& event, double now_s) {
   return ++hosts_[host] > kMaxOfHost;
 }
 
+// ---- With a lock of their own.
+
 void AuditLog::Flush() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return waiting_.empty() && !busy_; });
+  const std::uint64_t wanted = added_;
+  changed_.wait(lock, [&] { return settled_ >= wanted; });
 }
 
 void AuditLog::Write(bool torn) {
   bool failed = false;
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [&] { return stop_ || !waiting_.empty(); });
-    if (waiting_.empty()) return;
+    changed_.wait_for(lock, std::chrono::duration<double>(kRepeatS),
+                      [&] { return stop_ || !waiting_.empty(); });
+    CountOld(stop_ ? std::numeric_limits<double>::infinity() : SteadySeconds() - kRepeatS);
+    if (stop_ && dropped_ > 0) Add({.event = {.event = "dropped"}});
+    if (waiting_.empty() && stop_) return;
+    if (waiting_.empty()) continue;
     const std::deque<Line> lines = std::exchange(waiting_, {});
-    busy_ = true;
     lock.unlock();
     std::string text = torn ? "\n" : "";
     for (const Line& line : lines) {
@@ -156,7 +177,7 @@ void AuditLog::Write(bool torn) {
       spdlog::error("{}: events are lost: {}", path_, status.message());
     }
     lock.lock();
-    busy_ = false;
+    settled_ += lines.size();
     changed_.notify_all();
   }
 }

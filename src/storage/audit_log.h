@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -26,9 +27,11 @@ struct AuditEvent {
 // Appends to a file, in order, on a thread of its own: Record never waits for the disk. What was
 // recorded is synced within moments and when the log is destroyed; a power cut may take the last
 // lines, and leave one torn, behind which the next begins anew. Bounded, whoever calls: fields are
-// cut at 256 bytes; equal admissions and equal rejections within 10 s are one line, which the next
-// one counts ("repeated"); rejections past 50 of a host in 10 s, and what comes while `limit`
-// events wait for the disk, are dropped and counted in the next line ("dropped"). Thread-safe.
+// cut at 256 bytes; equal admissions and equal rejections within 10 s are one line, and a second
+// one that counts the others ("repeated") when those seconds are over or the log is destroyed;
+// rejections past 50 of a host in 10 s, and those that come while `limit` events wait for the disk,
+// are dropped and counted in the next line ("dropped"; of its own where none follows). Nothing else
+// is ever left out. Thread-safe.
 class AuditLog {
  public:
   static Result<std::unique_ptr<AuditLog>> Open(FileSystem& files, const std::string& path,
@@ -38,7 +41,7 @@ class AuditLog {
   AuditLog& operator=(const AuditLog&) = delete;
 
   void Record(AuditEvent event);
-  // Blocks until all that was recorded is synced, or the disk has failed.
+  // Blocks until all that was recorded before is synced, or the disk has failed.
   void Flush();
 
  private:
@@ -48,20 +51,23 @@ class AuditLog {
     std::size_t repeated = 0;
     std::size_t dropped = 0;
   };
+  struct Recent {
+    AuditEvent event;
+    double since_s = 0.0;
+    std::size_t repeated = 0;
+  };
   AuditLog(std::unique_ptr<WritableFile> file, std::string path, bool torn, std::size_t limit);
-  bool IsRepeated(const AuditEvent& event, double now_s, std::size_t& repeated);
+  bool IsRepeated(const AuditEvent& event, double now_s);
   bool IsFlood(const AuditEvent& event, double now_s);
+  void Add(Line line);
+  void Count(const Recent& recent);
+  void CountOld(double since_s);
   void Write(bool torn);
 
   const std::unique_ptr<WritableFile> file_;  // of the thread
   const std::string path_;
   const std::size_t limit_;
 
-  struct Recent {
-    AuditEvent event;
-    double since_s = 0.0;
-    std::size_t repeated = 0;
-  };
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Line> waiting_;          // below, all guarded by mutex_
@@ -69,7 +75,8 @@ class AuditLog {
   std::map<std::string, int> hosts_;  // rejections by host since hosts_since_s_
   double hosts_since_s_ = 0.0;
   std::size_t dropped_ = 0;
-  bool busy_ = false;
+  std::uint64_t added_ = 0;    // lines, ever
+  std::uint64_t settled_ = 0;  // of them written, or lost to the disk
   bool stop_ = false;
   std::thread thread_;  // last: starts when all else is there
 };

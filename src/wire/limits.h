@@ -6,9 +6,10 @@
 
 namespace fedmoe {
 
-// Bytes of a shard or an update in one message; the rest of the message is framing, and gRPC's own
-// limit of 4 MiB stays as it is.
+// Bytes of a shard or an update in one message; the rest of the message is framing.
 inline constexpr std::size_t kWireChunkBytes = 1 << 20;
+// Of one message to the coordinator: a chunk, or what goes with the most experts.
+inline constexpr std::size_t kMaxRequestBytes = kWireChunkBytes + (std::size_t{512} << 10);
 
 inline constexpr int kMaxExperts = 4096;
 inline constexpr std::size_t kMaxNameLength = 256;  // run name, device, preset, run id

@@ -1,8 +1,12 @@
 // Who may speak for whom, who may command, and what outlasts a restart.
 #include "coordinator/gatekeeper.h"
 
+#include <sstream>
+#include <vector>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "tests/support/fault_file_system.h"
 #include "tests/support/temp_dir.h"
@@ -38,6 +42,23 @@ TEST_F(GatekeeperTest, WithMutualTlsACertificateIsTheName) {
       Denied("the certificate is of 'north', the client calls itself 'south'; set its name to "
              "'north'"));
   EXPECT_FALSE(gate->CheckClient({.name = "", .peer = "x"}, "south").ok());
+}
+
+TEST_F(GatekeeperTest, EveryRefusalIsInTheAuditLog) {
+  {
+    const auto gate = Open(true);
+    EXPECT_FALSE(gate->CheckClient(kNorth, "south").ok());  // of any call
+    EXPECT_FALSE(gate->Judge(kNorth, "east").ok());
+    EXPECT_TRUE(gate->CheckClient(kNorth, "north").ok());
+  }
+  std::istringstream lines(
+      ReadFile(PosixFileSystem(), directory_.File("audit.jsonl"), 1 << 20).value());
+  std::vector<nlohmann::json> events;
+  for (std::string line; std::getline(lines, line);) events.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(events.size(), 1U);
+  EXPECT_EQ(events[0]["event"], "rejected");
+  EXPECT_EQ(events[0]["client"], "south");
+  EXPECT_EQ(events[0]["certificate"], "north");
 }
 
 TEST_F(GatekeeperTest, WithoutAClientSaysWhoItIs) {

@@ -29,10 +29,22 @@ bool WaitForTrouble(CoordinatorCore& core, Condition failed) {
   return false;
 }
 
-TEST(RecoveryTest, Law7ACoordinatorKilledAfterAnyCallEndsInTheSameModel) {
+// Whether updates and versions are small, which share files, or get files of their own.
+class Law7 : public ::testing::TestWithParam<bool> {
+ protected:
+  static CoreOptions Options() {
+    CoreOptions options = FleetOptions();
+    if (!GetParam()) options.small_bytes = 0;
+    return options;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Small, Law7, ::testing::Bool());
+
+TEST_P(Law7, ACoordinatorKilledAfterAnyCallEndsInTheSameModel) {
   for (std::int64_t calls = 3; calls < 260; calls += 23) {
     SCOPED_TRACE("killed after " + std::to_string(calls) + " calls");
-    Fleet fleet;
+    Fleet fleet(Options());
     ASSERT_OK(fleet.coordinator.Start());
     fleet.coordinator.slot.CloseAfter(calls);
     fleet.StartClients();
@@ -48,11 +60,11 @@ TEST(RecoveryTest, Law7ACoordinatorKilledAfterAnyCallEndsInTheSameModel) {
   }
 }
 
-TEST(RecoveryTest, Law7ADiskThatDiesAtAnyOperationLosesNothing) {
+TEST_P(Law7, ADiskThatDiesAtAnyOperationLosesNothing) {
   for (std::int64_t operation = 30; operation < 150; operation += 11) {
     SCOPED_TRACE("operation " + std::to_string(operation));
     FaultFileSystem files(PosixFileSystem());
-    Fleet fleet(FleetOptions(), 4, files);
+    Fleet fleet(Options(), 4, files);
     ASSERT_OK(fleet.coordinator.Start());
     files.FailFrom(operation, FaultFileSystem::Fault::kIoError);
     fleet.StartClients();
@@ -75,12 +87,12 @@ TEST(RecoveryTest, Law7ADiskThatDiesAtAnyOperationLosesNothing) {
 }
 
 // The journal is SQLite's, which survives; of all else what was not synced is lost, or not.
-TEST(RecoveryTest, Law7APowerCutAtAnyMomentLosesNothingThatWasAcknowledged) {
+TEST_P(Law7, APowerCutAtAnyMomentLosesNothingThatWasAcknowledged) {
   for (std::int64_t calls = 5; calls < 260; calls += 12) {
     SCOPED_TRACE("cut after " + std::to_string(calls) + " calls");
     UnsyncedFileSystem disk(PosixFileSystem());
     PowerCutFileSystem files(disk);
-    Fleet fleet(FleetOptions(), 4, files);
+    Fleet fleet(Options(), 4, files);
     std::mutex mutex;
     std::set<TaskId> acknowledged;
     for (const auto& client : fleet.clients) {

@@ -56,7 +56,7 @@ TEST_F(AuditLogTest, KeepsTheOrderAndGoesOnWhereItWas) {
 
 // Whoever asks again and again does not fill the disk.
 TEST_F(AuditLogTest, EqualRejectionsAreOneLine) {
-  const auto log = Open();
+  auto log = Open();
   for (int i = 0; i < 1000; ++i) log->Record(Rejected("a", "ipv4:10.0.0.1:" + std::to_string(i)));
   log->Record(Rejected("a", "ipv4:10.0.0.2:5"));
   log->Record(Rejected("b"));
@@ -66,6 +66,29 @@ TEST_F(AuditLogTest, EqualRejectionsAreOneLine) {
   }
   log->Flush();
   EXPECT_EQ(Lines().size(), 6U);
+  log.reset();
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), 8U);
+  EXPECT_EQ(lines[6]["client"], "a");
+  EXPECT_EQ(lines[6]["repeated"], 999);
+  EXPECT_EQ(lines[7]["event"], "admitted");
+  EXPECT_EQ(lines[7]["repeated"], 1);
+}
+
+TEST_F(AuditLogTest, WhatIsDroppedIsCountedThoughNothingFollows) {
+  Open(PosixFileSystem(), /*limit=*/0)->Record(Rejected("a"));
+  const auto lines = Lines();
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_EQ(lines[0]["event"], "dropped");
+  EXPECT_EQ(lines[0]["dropped"], 1);
+}
+
+TEST_F(AuditLogTest, OnlyRejectionsAreDropped) {
+  const auto log = Open(PosixFileSystem(), /*limit=*/0);
+  for (const char* event : {"admitted", "revoked", "restored", "commanded"})
+    log->Record({.event = event, .client = "a", .certificate = "", .peer = "p", .detail = ""});
+  log->Flush();
+  EXPECT_EQ(Lines().size(), 4U);
 }
 
 // Nor does whoever asks under a thousand names, or under long ones.
