@@ -202,10 +202,11 @@ Life Live(FileSystem& files, const TempDir& directory) {
   return life;
 }
 
+// Or, where the file system tears a rename, an error that names the file and says how to go on.
 TEST(ClientStateTest, AFaultAtAnyOperationLeavesTheStateBeforeOrAfterIt) {
   using Fault = FaultFileSystem::Fault;
-  for (const Fault fault :
-       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
+  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails,
+                            Fault::kTornRename}) {
     for (std::int64_t index = 0;; ++index) {
       SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
                    std::to_string(index));
@@ -217,6 +218,14 @@ TEST(ClientStateTest, AFaultAtAnyOperationLeavesTheStateBeforeOrAfterIt) {
       if (!life.status.ok()) {
         EXPECT_NE(life.status.message().find(directory.path()), std::string::npos)
             << life.status.message();
+      }
+      if (fault == Fault::kTornRename && !life.status.ok()) {
+        const Status status = ClientState::Open(PosixFileSystem(), directory.path()).status();
+        EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+        EXPECT_THAT(status.message(),
+                    ::testing::MatchesRegex(directory.path() + "/[a-z.]+ is damaged: .*; remove it "
+                                                               "to (make|start) .*"));
+        continue;
       }
       const auto state = Opened(directory);
       if (!life.instance.empty()) {

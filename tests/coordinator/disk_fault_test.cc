@@ -1,11 +1,6 @@
 // One operation on the coordinator's disk fails, whichever: the run goes on, or stops with an error
 // that names the file, and a restart on a healthy disk ends in the undisturbed run's model.
-//
-// By default every 9th operation, the first of them drawn anew each time; FEDMOE_EVERY_OPERATION=1
-// takes all of them (minutes).
 #include <chrono>
-#include <cstdlib>
-#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,12 +15,19 @@ namespace {
 using ::testing::HasSubstr;
 using Fault = FaultFileSystem::Fault;
 
-constexpr std::int64_t kStride = 9;
 constexpr auto kPatience = std::chrono::seconds(60);
 
 // The coordinator's file system and its journal's, which can fail.
 struct FaultyFleet {
-  FaultyFleet() { fleet.coordinator.options.journal_hook = &files; }
+  // `small`: updates and versions share files, else each has its own.
+  explicit FaultyFleet(bool small) : fleet(Options(small), 4, files) {
+    fleet.coordinator.options.journal_hook = &files;
+  }
+  static CoreOptions Options(bool small) {
+    CoreOptions options = FleetOptions();
+    if (!small) options.small_bytes = 0;
+    return options;
+  }
 
   // Until the run is over, one way or another.
   bool Wait() {
@@ -44,7 +46,7 @@ struct FaultyFleet {
 
   UnsyncedFileSystem disk{PosixFileSystem()};
   FaultFileSystem files{disk};
-  Fleet fleet{FleetOptions(), 4, files};
+  Fleet fleet;
 };
 
 // An error names the file: all of the run's stand in its directory.
@@ -52,10 +54,8 @@ void ExpectNamesAFile(const Fleet& fleet, const std::string& error) {
   EXPECT_THAT(error, HasSubstr(fleet.coordinator.directory())) << error;
 }
 
-void LiveWithAFault(std::int64_t index, Fault fault) {
-  FaultyFleet faulty;
+void LiveWithAFault(FaultyFleet& faulty) {
   Fleet& fleet = faulty.fleet;
-  faulty.files.FailAt(index, fault);
   const Status started = fleet.coordinator.Start();
   if (started.ok()) {
     fleet.StartClients();
@@ -82,26 +82,48 @@ void LiveWithAFault(std::int64_t index, Fault fault) {
   ExpectWholeReports(fleet, UndisturbedDigest());
 }
 
-std::int64_t OperationsOfARun() {
-  FaultyFleet faulty;
+struct Operations {
+  std::int64_t writes = 0, reads = 0;
+};
+Operations OfARun(bool small) {
+  FaultyFleet faulty(small);
   faulty.fleet.RunToEnd();
   faulty.Restart();
-  return faulty.files.operations();
+  return {.writes = faulty.files.operations(), .reads = faulty.files.reads()};
 }
 
-TEST(DiskFaultTest, AnyOneFailedOperationLosesNothing) {
-  const bool every = std::getenv("FEDMOE_EVERY_OPERATION") != nullptr;
-  const std::int64_t stride = every ? 1 : kStride;
-  const std::int64_t begin = every ? 0 : std::random_device()() % kStride;
-  const std::int64_t operations = OperationsOfARun();
+class DiskFaultTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Small, DiskFaultTest, ::testing::Bool());
+
+void LiveWithAnyOne(bool small, Fault fault) {
+  const std::int64_t operations = OfARun(small).writes;
   ASSERT_GT(operations, 300);
-  for (const Fault fault : {Fault::kWorst, Fault::kNoSpace}) {
-    for (std::int64_t index = begin; index < operations; index += stride) {
-      SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at operation " +
-                   std::to_string(index) + " of " + std::to_string(operations));
-      LiveWithAFault(index, fault);
-      if (::testing::Test::HasFatalFailure()) return;
-    }
+  for (std::int64_t index = 0; index < operations; ++index) {
+    SCOPED_TRACE("at operation " + std::to_string(index) + " of " + std::to_string(operations));
+    FaultyFleet faulty(small);
+    faulty.files.FailAt(index, fault);
+    LiveWithAFault(faulty);
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
+TEST_P(DiskFaultTest, AnyOneFailedOperationLosesNothing) {
+  LiveWithAnyOne(GetParam(), Fault::kWorst);
+}
+
+TEST_P(DiskFaultTest, AnyOneOperationOnAFullDiskLosesNothing) {
+  LiveWithAnyOne(GetParam(), Fault::kNoSpace);
+}
+
+TEST_P(DiskFaultTest, AnyOneFailedReadLosesNothing) {
+  const std::int64_t reads = OfARun(GetParam()).reads;
+  ASSERT_GT(reads, 50);
+  for (std::int64_t index = 0; index < reads; ++index) {
+    SCOPED_TRACE("at read " + std::to_string(index) + " of " + std::to_string(reads));
+    FaultyFleet faulty(GetParam());
+    faulty.files.FailReadAt(index);
+    LiveWithAFault(faulty);
+    if (::testing::Test::HasFatalFailure()) return;
   }
 }
 

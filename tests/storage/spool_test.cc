@@ -133,8 +133,8 @@ TEST_F(SpoolTest, SaysThatAnUpdateIsNotThere) {
 
 // Law 2: whatever fails, either one of the calls is not OK, or the update is there, whole.
 TEST_F(SpoolTest, AcknowledgesOnlyWhatIsDurable) {
-  for (const Fault fault :
-       {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails}) {
+  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails,
+                            Fault::kTornRename}) {
     for (std::int64_t index = 0;; ++index) {
       SCOPED_TRACE("fault " + std::to_string(static_cast<int>(fault)) + " at " +
                    std::to_string(index));

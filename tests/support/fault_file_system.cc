@@ -37,6 +37,28 @@ class FaultFileSystem::FaultWritableFile final : public WritableFile {
   std::string path_;
 };
 
+class FaultFileSystem::FaultReadFile final : public RandomAccessFile {
+ public:
+  FaultReadFile(std::unique_ptr<RandomAccessFile> base, FaultFileSystem& owner, std::string path)
+      : owner_(owner), base_(std::move(base)), path_(std::move(path)) {}
+
+  Result<std::uint64_t> Size() const override { return base_->Size(); }
+  Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    FEDMOE_RETURN_IF_ERROR(owner_.CountRead("read", path_));
+    return base_->ReadAt(offset, out);
+  }
+  Result<std::unique_ptr<MappedRegion>> Map(std::uint64_t offset,
+                                            std::uint64_t length) const override {
+    FEDMOE_RETURN_IF_ERROR(owner_.CountRead("map", path_));
+    return base_->Map(offset, length);
+  }
+
+ private:
+  FaultFileSystem& owner_;
+  const std::unique_ptr<RandomAccessFile> base_;
+  const std::string path_;
+};
+
 bool FaultFileSystem::Hits(Fault fault, Operation operation) {
   switch (fault) {
     case Fault::kNoSpace:
@@ -68,6 +90,13 @@ FaultFileSystem::Decision FaultFileSystem::Count(Operation operation, const std:
   return {fault_, Internal(subject + "Input/output error")};
 }
 
+Status FaultFileSystem::CountRead(const std::string& name, const std::string& path) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (reads_++ != failed_read_) return Status::Ok();
+  ++faults_;
+  return Internal(name + " " + path + ": Input/output error");
+}
+
 DiskVerdict FaultFileSystem::Before(DiskOperation operation, const std::string& path) {
   Operation kind = Operation::kOther;
   if (operation == DiskOperation::kWrite) kind = Operation::kAppend;
@@ -94,8 +123,14 @@ void FaultFileSystem::FailFrom(std::int64_t index, Fault fault) {
   fault_ = fault;
 }
 
+void FaultFileSystem::FailReadAt(std::int64_t index) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  failed_read_ = index;
+}
+
 void FaultFileSystem::Clear() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  failed_read_ = -1;
   first_ = 0;
   last_ = 0;
 }
@@ -103,6 +138,11 @@ void FaultFileSystem::Clear() {
 std::int64_t FaultFileSystem::operations() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return operations_;
+}
+
+std::int64_t FaultFileSystem::reads() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return reads_;
 }
 
 std::int64_t FaultFileSystem::faults() const {
@@ -118,6 +158,18 @@ Result<std::unique_ptr<WritableFile>> FaultFileSystem::Create(const std::string&
 Result<std::unique_ptr<WritableFile>> FaultFileSystem::OpenForAppend(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "append", path).status);
   return Wrapped<FaultWritableFile>(base().OpenForAppend(path), *this, path);
+}
+
+Result<std::unique_ptr<RandomAccessFile>> FaultFileSystem::Open(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(CountRead("open", path));
+  FEDMOE_ASSIGN_OR_RETURN(auto file, base().Open(path));
+  return std::unique_ptr<RandomAccessFile>(
+      std::make_unique<FaultReadFile>(std::move(file), *this, path));
+}
+
+Result<std::vector<std::string>> FaultFileSystem::List(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(CountRead("list", path));
+  return base().List(path);
 }
 
 Status FaultFileSystem::TearRename(const std::string& from, const std::string& to) {

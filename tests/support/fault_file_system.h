@@ -21,8 +21,10 @@
 
 namespace fedmoe {
 
-// Thread-safe; the files that it opens are not, and must not outlive it. Reads and locks pass
-// through.
+// Reads (opening for reading, reading, mapping, listing) have an index of their own, with
+// FailReadAt(). Locks pass through.
+//
+// Thread-safe; the files that it opens for writing are not; none may outlive it.
 // As a DiskHook it numbers and fails the operations of files that do not go through the seam,
 // SQLite's, together with its own.
 class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
@@ -45,11 +47,15 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
   void FailAt(std::int64_t index, Fault fault);
   // The operation with this index and all after it fail.
   void FailFrom(std::int64_t index, Fault fault);
-  // No more faults; the count of operations goes on.
+  // The read with this index fails with EIO, beside what else fails.
+  void FailReadAt(std::int64_t index);
+  // No more faults; the counts of operations and reads go on.
   void Clear();
   // The number of mutating operations so far, failed ones included; the index of the next one.
   std::int64_t operations() const;
-  // The number of operations that were made to fail so far.
+  // The number of reads so far; the index of the next one.
+  std::int64_t reads() const;
+  // The number of operations and reads that were made to fail so far.
   std::int64_t faults() const;
 
   DiskVerdict Before(DiskOperation operation, const std::string& path) override;
@@ -57,6 +63,8 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
+  Result<std::vector<std::string>> List(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status Remove(const std::string& path) override;
   Status CreateDirectories(const std::string& path) override;
@@ -64,6 +72,7 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
 
  private:
   class FaultWritableFile;
+  class FaultReadFile;
   enum class Operation { kOther, kAppend, kSync, kRename, kRemove };
 
   static bool Hits(Fault fault, Operation operation);
@@ -74,6 +83,7 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
     Status status;
   };
   Decision Count(Operation operation, const std::string& name, const std::string& path);
+  Status CountRead(const std::string& name, const std::string& path);
   Status TearRename(const std::string& from, const std::string& to);
 
   mutable std::mutex mutex_;
@@ -83,6 +93,8 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
   std::int64_t first_ = 0;
   std::int64_t last_ = 0;
   Fault fault_ = Fault::kIoError;
+  std::int64_t reads_ = 0;
+  std::int64_t failed_read_ = -1;  // -1: none
 };
 
 }  // namespace fedmoe

@@ -1,4 +1,5 @@
 // Transport, server and the real core over loopback.
+#include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -317,6 +318,22 @@ TEST_F(LoopbackTest, AnUploadThatWasCutGoesOnAtTheLastGoodChunk) {
   ASSERT_TRUE(whole.ok()) << whole.error_message();
   EXPECT_TRUE(reply.accepted()) << reply.detail();
   EXPECT_EQ(received(update.size()), 0U);
+}
+
+TEST_F(LoopbackTest, ARequestMayHaveSoManyBytes) {
+  const SessionId session = Session();
+  const TaskAssignment task = FirstTask(session);
+  const OutgoingUpdate outgoing(task);
+  v1::SubmitUpdateReply reply;
+  for (const auto& [bytes, code] : std::map<std::size_t, grpc::StatusCode>{
+           {kWireChunkBytes + 1, grpc::StatusCode::INVALID_ARGUMENT},
+           {kMaxRequestBytes, grpc::StatusCode::RESOURCE_EXHAUSTED}}) {
+    v1::UpdateChunk chunk;
+    chunk.mutable_data()->set_data(std::string(bytes, 'x'));
+    EXPECT_EQ(SendRaw(*Stub(), ToProto(session, outgoing.header), {chunk}, reply).error_code(),
+              code)
+        << bytes;
+  }
 }
 
 TEST_F(LoopbackTest, AnUpdateThatIsSentAgainGoesOnInAnotherSession) {
