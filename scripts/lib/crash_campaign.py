@@ -12,8 +12,10 @@ CHAIN_ROUNDS = 10  # of a run that is killed many times in its beginning
 BOTH_STRIDE = 8  # of the operations at which both die
 STRIDE = 40  # operations between one such kill and the next
 SUMMARY = "create summary.json.tmp"
-COMMIT_SITE = "sync checkpoints/N.segment"  # of a small version: its bytes are durable
-FIRST_OF_ROUND = "create spool/N.tmp"
+SMALL_COMMIT = "sync checkpoints/N.segment"  # of a small version: its bytes are durable
+LARGE_COMMIT = "rename checkpoints/N.json.tmp"
+LISTENS = "create address.tmp"  # version 0 is there
+FIRST_OF_ROUND = ("write spool/N.segment", "create spool/N.tmp")  # of small updates and of large ones
 CLIENT_HEARS = "create over.tmp"  # of a client: the run is over
 COMPLETED = 3  # exit code of a coordinator whose run is over, for its clients too
 SEEK_TRIES = 8  # for a failpoint that no kill has hit
@@ -54,14 +56,19 @@ def sites_of(life):
     return [(index, site_of(operation, path)) for index, operation, path in read_trace(life.trace)]
 
 
-def end_of_round(life, manifests):
-    """How many operations there are until the round after so many manifests begins."""
-    seen = 0
-    for position, (_, site) in enumerate(life):
-        seen += site == COMMIT_SITE
-        if seen >= manifests and site == FIRST_OF_ROUND:
-            return position
-    return len(life)
+def commits(life):
+    """Where the versions of its rounds are committed: positions."""
+    sites = [site for _, site in life]
+    if SMALL_COMMIT in sites:
+        return [position for position, site in enumerate(sites) if site == SMALL_COMMIT]
+    return [position for position, site in enumerate(sites) if site == LARGE_COMMIT and position > sites.index(LISTENS)]
+
+
+def end_of_round(life, rounds):
+    """How many operations there are until the round after so many begins."""
+    committed = commits(life)[rounds - 1]
+    return next((position for position, (_, site) in enumerate(life) if position > committed and site in FIRST_OF_ROUND),
+                len(life))
 
 
 def enumerate_points(work, programs, rounds):
@@ -83,7 +90,7 @@ def enumerate_points(work, programs, rounds):
     fleet, _ = run("operations", WHOLE_ROUNDS, reference, undisturbed(True))
     whole, client = sites_of(fleet.coordinator), sites_of(fleet.clients[0])
     # And those of lives that go on: after a kill at the first round's commit, and in the middle of a client's work.
-    commit = [index for index, site in whole if site == COMMIT_SITE][0]
+    commit = whole[commits(whole)[0]][0]
 
     def killed_once(fleet):
         fleet.start_coordinator(point=(commit, "before"))
@@ -303,7 +310,7 @@ class Campaign:
 
     def seek(self, missing):
         """Each of them in runs of its own, at the place where it was last seen, until it is hit."""
-        commit = [index for index, site in self.points.whole if site == COMMIT_SITE][0]
+        commit = self.points.whole[commits(self.points.whole)[0]][0]
         for phase, site in missing:
             fresh = [index for index, found in self.points.whole if found == site]
             # What a beginning does not have is done by a life that finds what a crash left.

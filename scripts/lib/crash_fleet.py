@@ -232,7 +232,7 @@ class Fleet:
 
     def check_end(self):
         """The run is completed, with every round and the undisturbed run's model, and its clients know."""
-        self.check_reports()
+        self.check_coordinator_life(self.coordinator)
         summary = json.loads((self.out / "summary.json").read_text(encoding="utf-8"))
         if (summary["status"], len(self.lines)) != ("completed", self.rounds):
             raise Lost(f"the run ended {summary['status']} with {len(self.lines)} of {self.rounds} rounds")
