@@ -5,6 +5,9 @@
 // on float32, one plain axpy a client, and the kernel on int8; ratios are taken within a
 // repetition and their median is reported, so that other work on the machine touches both sides.
 // The kernel writes its sums, 4 bytes for 32 that it reads, and they are not counted.
+//
+// Then the float32 updates as the coordinator has them: in files whose pages are in memory, mapped
+// window by window, 4 MiB of all clients together, into a buffer of one window.
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -12,6 +15,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,6 +30,7 @@
 #include "kernels/function_versions.h"
 #include "kernels/robust_rules.h"
 #include "kernels/weighted_sum_encoded.h"
+#include "storage/block_codec.h"
 
 namespace fedmoe {
 namespace {
@@ -36,6 +41,7 @@ struct Options {
   int threads = 2;
   int repetitions = 15;
   int rule_repetitions = 3;
+  std::string directory = "/dev/shm";
 };
 
 constexpr std::size_t kPart = std::size_t{1} << 18;
@@ -140,6 +146,7 @@ class Bench {
   nlohmann::ordered_json Run() {
     const std::vector<Buffer<std::byte>> int8 = Encoded(Encoding::kInt8);
     MeasureSums(int8);
+    MeasureSpooled();
     for (const Encoding encoding :
          {Encoding::kBfloat16, Encoding::kFloat16, Encoding::kInt4, Encoding::kTopK}) {
       const std::vector<Buffer<std::byte>> payloads = Encoded(encoding);
@@ -290,6 +297,59 @@ class Bench {
     Report("int8", sum_int8);
   }
 
+  void MeasureSpooled() {
+    std::vector<std::unique_ptr<RandomAccessFile>> files;
+    for (std::size_t s = 0; s < rows_.size(); ++s) {
+      const std::string path =
+          options_.directory + "/bench_aggregation-" + std::to_string(s) + ".spool";
+      files.push_back(SpoolFile(path, std::as_bytes(values_[s].span())));
+      std::filesystem::remove(path);
+    }
+    UpdateBlock block;
+    block.elements = parameters_;
+    block.payload_bytes = block.raw_bytes = parameters_ * sizeof(float);
+    std::vector<double> spooled;
+    std::vector<double> fraction;
+    for (int repetition = -1; repetition < options_.repetitions; ++repetition) {
+      const double read = Read();
+      const double seconds = Timed([&] { Require(SumWindows(files, block)); });
+      if (repetition < 0) continue;
+      spooled.push_back(seconds);
+      fraction.push_back(read / seconds);
+    }
+    line_["f32_spooled_fraction_of_read_bandwidth"] = Median(fraction);
+    Report("f32_spooled", spooled);
+  }
+
+  static std::unique_ptr<RandomAccessFile> SpoolFile(const std::string& path,
+                                                     std::span<const std::byte> bytes) {
+    Result<std::unique_ptr<WritableFile>> file = PosixFileSystem().Create(path);
+    Require(file.status());
+    Require((*file)->Append(bytes));
+    Require((*file)->Close());
+    Result<std::unique_ptr<RandomAccessFile>> opened = PosixFileSystem().Open(path);
+    Require(opened.status());
+    return std::move(opened).value();
+  }
+
+  Status SumWindows(const std::vector<std::unique_ptr<RandomAccessFile>>& files,
+                    const UpdateBlock& block) {
+    std::vector<PayloadReader> readers;
+    for (const auto& file : files) readers.emplace_back(*file, block);
+    const std::size_t window = (std::size_t{1} << 20) / files.size();
+    for (std::size_t at = 0; at < parameters_; at += window) {
+      const std::size_t count = std::min(window, parameters_ - at);
+      std::vector<EncodedValues> sources;
+      for (PayloadReader& reader : readers) {
+        FEDMOE_ASSIGN_OR_RETURN(const EncodedValues source, reader.Window(at, count));
+        sources.push_back(source);
+      }
+      FEDMOE_RETURN_IF_ERROR(
+          WeightedSumEncoded(sources, weights_, at, out_.span().first(count), parallel_));
+    }
+    return Status::Ok();
+  }
+
   void MeasureEncoding(const std::string& name, const std::vector<EncodedValues>& sources) {
     Sum(sources);
     std::vector<double> seconds;
@@ -368,6 +428,8 @@ int main(int argc, char** argv) {
   app.add_option("--rule-repetitions", options.rule_repetitions,
                  "repetitions of the other encodings and the robust rules")
       ->check(CLI::Range(1, 1000));
+  app.add_option("--directory", options.directory,
+                 "for the updates as files, 4 bytes a parameter of each client; default: /dev/shm");
   CLI11_PARSE(app, argc, argv);
   std::puts(fedmoe::Bench(options).Run().dump().c_str());
   return 0;
