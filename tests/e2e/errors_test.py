@@ -1,12 +1,9 @@
 #!/usr/bin/python3
 """Bad input and bad circumstances: what the user is told, word for word, and the exit code."""
 
-import os
 import pathlib
 import struct
-import subprocess
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from end_to_end import BIN, MODEL, EndToEndTest, free_port, main, outcomes, read_reports, run_program  # noqa: E402
@@ -75,33 +72,6 @@ class RunDirectoryTest(EndToEndTest):
             self.assertEqual(self.refused("completed", config, out="run")[0], 3)
             self.assertIn(f"fedmoe-coordinator: the run in {run} is completed (1 rounds); raise run.rounds to train on, "
                           "or choose another directory\n", (self.folder / "completed.log").read_text(encoding="utf-8"))
-
-
-# Exit code 1, after which a service manager tries again: there may be space by then.
-@unittest.skipIf(os.geteuid() != 0, "to mount a file system needs root")
-class FullDiskTest(EndToEndTest):
-    def setUp(self):
-        super().setUp()
-        self.disk = self.folder / "disk"
-        self.disk.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", self.disk], capture_output=True, text=True,
-                                 check=False)
-        if mounted.returncode != 0:
-            self.skipTest(f"this system does not allow it: {mounted.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "--lazy", self.disk], check=True)
-        (self.disk / "all").write_bytes(bytes(4096))
-
-    def test_run_directory(self):
-        config = self.sandbox.write("full", {"model": MODEL})
-        code, _, error = run_program("fedmoe-coordinator", "--config", config, "--set", f"storage.directory={self.disk}/run")
-        self.assertEqual((code, error), (1, f"fedmoe-coordinator: lock {self.disk}/run/coordinator.lock: No space left on "
-                                            "device\n"))
-
-    def test_state_directory(self):
-        config = self.client_config("node-0", "127.0.0.1:1", {"state_directory": f"{self.disk}/state"})
-        code, _, error = run_program("fedmoe-client", "--config", config)
-        self.assertEqual((code, error.splitlines()[-1]), (1, f"fedmoe-client: lock {self.disk}/state/lock: No space left on "
-                                                             "device"))
 
 
 class DatasetTest(EndToEndTest):

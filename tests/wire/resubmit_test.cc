@@ -15,9 +15,11 @@ namespace {
 
 constexpr std::uint64_t kTotal = 50;
 
-// Of another upload of the same update bytes come in after it has said what it has.
+// Has more of an update than it said: another upload of it was under way. A few times, or often.
 class GrowingCoordinator final : public v1::Coordinator::Service {
  public:
+  explicit GrowingCoordinator(int grows) : grows_(grows) {}
+
   grpc::Status ResumeUpdate(grpc::ServerContext*, const v1::ResumeUpdateRequest*,
                             v1::ResumeUpdateReply* reply) override {
     reply->set_received_bytes(has_);
@@ -35,7 +37,6 @@ class GrowingCoordinator final : public v1::Coordinator::Service {
     return grpc::Status::OK;
   }
 
-  explicit GrowingCoordinator(int grows) : grows_(grows) {}
   std::vector<std::uint64_t> offsets;  // that uploads began at
   std::string received;
 
