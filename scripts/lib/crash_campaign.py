@@ -278,7 +278,8 @@ class Campaign:
         kill = {"kill": len(self.kills) + 1, "run": self.runs, "killed": list(who), "life": order, **more}
         if life.point is not None:
             self.last_life = sites_of(life)
-            index, operation, path = read_trace(life.trace)[-1]
+            # Not the last: other threads may have begun with theirs before it was killed after its own.
+            index, operation, path = next(entry for entry in read_trace(life.trace) if entry[0] == life.point[0])
             site = site_of(operation, path)
             kill.update(operation=index, phase=life.point[1], site=site)
             self.hit[who[0]][f"{life.point[1]} {site}"] += 1

@@ -1,7 +1,8 @@
 // Whole runs over real gRPC whose network fails: what stops, what goes on, and what is counted.
 #include <atomic>
 #include <filesystem>
-#include <latch>
+#include <future>
+#include <memory>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -61,13 +62,15 @@ class Gate {
  public:
   ~Gate() { Open(); }
   void Open() {
-    if (!opened_.exchange(true)) latch_.count_down();
+    if (!std::exchange(open_, true)) promise_.set_value();
   }
-  void Wait() { latch_.wait(); }
+  // For the trainer, which may wait when this object has gone.
+  std::shared_future<void> opened() const { return opened_; }
 
  private:
-  std::atomic<bool> opened_{false};
-  std::latch latch_{1};
+  bool open_ = false;
+  std::promise<void> promise_;
+  const std::shared_future<void> opened_ = promise_.get_future().share();
 };
 
 Milliseconds NowMs() { return SteadyClock().NowMs(); }
@@ -302,9 +305,10 @@ TEST(NetworkFaults, AnExpertWhoseOnlyHolderVanishedIsReassignedInTheSameRound) {
   options.core.run.participation.heartbeat_timeout_ms = 2'000;
   NetworkFleet fleet(options);
   Gate gate;
-  fleet.client(2).trainer().before_answer = [&](const TaskAssignment& task, TrainResult&) {
+  fleet.client(2).trainer().before_answer = [&, opened = gate.opened()](const TaskAssignment& task,
+                                                                        TrainResult&) {
     fleet.client(2).link().Set(Partition());
-    if (task.round == 1) gate.Wait();
+    if (task.round == 1) opened.wait();
   };
   fleet.Start();
   const RoundReport report = fleet.log.WaitForRound(1);
@@ -337,9 +341,8 @@ TEST(NetworkFaults, AHalfOpenConnectionIsNoticedByKeepaliveWhileAPollIsParked) {
   options.core.heartbeat_interval_ms = kNetworkLimitMs;  // so that the poll has the only connection
   NetworkFleet fleet(options);
   Gate gate;
-  fleet.client(1).trainer().before_answer = [&](const TaskAssignment&, TrainResult&) {
-    gate.Wait();
-  };
+  fleet.client(1).trainer().before_answer =
+      [opened = gate.opened()](const TaskAssignment&, TrainResult&) { opened.wait(); };
   fleet.Start();
   fleet.WaitForStatus("client-0's update", [](const std::string& status) {
     return Json::parse(status)["tasks"].value("accepted", 0) == 1;
@@ -356,14 +359,15 @@ TEST(NetworkFaults, AHalfOpenConnectionIsNoticedByKeepaliveWhileAPollIsParked) {
 
 TEST(NetworkFaults, ATaskGoesOnAfterItsConnectionWasHalfOpen) {
   NetworkFleet fleet(PatientOptions());
-  Gate training;
+  const auto training = std::make_shared<Gate>();
   Gate gate;
-  fleet.client(0).trainer().before_answer = [&](const TaskAssignment&, TrainResult&) {
-    training.Open();
-    gate.Wait();
+  fleet.client(0).trainer().before_answer = [training, opened = gate.opened()](
+                                                const TaskAssignment&, TrainResult&) {
+    training->Open();
+    opened.wait();
   };
   fleet.Start();
-  training.Wait();
+  training->opened().wait();
   FaultProxy& link = fleet.client(0).link();
   link.Set(HalfOpen());
   link.Heal();
