@@ -64,7 +64,8 @@ class Gate {
   void Open() {
     if (!std::exchange(open_, true)) promise_.set_value();
   }
-  // For the trainer, which may wait when this object has gone.
+  void Wait() const { opened_.wait(); }
+  // For who may wait when this object has gone.
   std::shared_future<void> opened() const { return opened_; }
 
  private:
@@ -195,8 +196,9 @@ TEST(NetworkFaults, AnUpdateWhoseReplyIsCutIsMergedOnce) {
   Gate first_is_through;
   // Until then it is the only one whose update can be among the accepted.
   for (int i = 1; i < 4; ++i) {
-    fleet.client(i).trainer().before_answer = [&](const TaskAssignment&, TrainResult&) {
-      first_is_through.Wait();
+    fleet.client(i).trainer().before_answer = [through = first_is_through.opened()](
+                                                  const TaskAssignment&, TrainResult&) {
+      through.wait();
     };
   }
   client.wrap = [&](std::unique_ptr<Transport> transport) -> std::unique_ptr<Transport> {
@@ -367,7 +369,7 @@ TEST(NetworkFaults, ATaskGoesOnAfterItsConnectionWasHalfOpen) {
     opened.wait();
   };
   fleet.Start();
-  training->opened().wait();
+  training->Wait();
   FaultProxy& link = fleet.client(0).link();
   link.Set(HalfOpen());
   link.Heal();
