@@ -34,16 +34,18 @@ constexpr std::size_t kConnectionBytes = std::size_t{2} << 20;
 constexpr std::size_t kConnectionsOfAClient = 2;
 constexpr std::size_t kOtherConnections = 64;
 // Files that the process may have open beside connections: spooled updates that come in, two for a
-// client at the most, and those of the run.
+// client at the most of this round and the last, and those of the run.
 constexpr std::size_t kFilesOfAClient = 2;
 constexpr std::size_t kOtherFiles = 256;
 
 // How many connections may be open, with the files for them allowed. At least one.
-std::size_t AllowConnections(std::size_t max_connections, int max_clients) {
-  const auto clients = static_cast<std::size_t>(max_clients);
+std::size_t AllowConnections(std::size_t max_connections, const CoreOptions& core) {
+  const auto clients = static_cast<std::size_t>(core.max_clients);
+  const auto drawn = static_cast<std::size_t>(core.run.participation.per_round);
+  const std::size_t sending = drawn == 0 ? clients : std::min(clients, 2 * drawn);
   std::size_t wanted = max_connections;
   if (wanted == 0) wanted = kConnectionsOfAClient * clients + kOtherConnections;
-  const std::size_t needed = wanted + kFilesOfAClient * clients + kOtherFiles;
+  const std::size_t needed = wanted + kFilesOfAClient * sending + kOtherFiles;
   const auto files = static_cast<std::size_t>(AllowOpenFiles(needed));
   if (files >= needed) return wanted;
   // What is short is shared out alike.
@@ -89,9 +91,9 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
   std::unique_ptr<GrpcServer> server(new GrpcServer());
   FEDMOE_ASSIGN_OR_RETURN(
       server->listener_,
-      Listener::Open(address, {.max_connections = AllowConnections(options.max_connections,
-                                                                   core.options().max_clients),
-                               .unacknowledged_ms = options.keepalive.timeout_ms}));
+      Listener::Open(address,
+                     {.max_connections = AllowConnections(options.max_connections, core.options()),
+                      .unacknowledged_ms = options.keepalive.timeout_ms}));
   server->coordinator_ = MakeCoordinatorService(core, gate, options.lanes);
   server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
