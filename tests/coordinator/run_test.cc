@@ -58,11 +58,9 @@ TEST_P(RuleTest, TheModelIsWhatPlainLoopsMakeOfTheAnswers) {
   EXPECT_NE(summary.model_digest, ReferenceDigest(options, fleet.ledger));
 }
 
-TEST_P(RuleTest, ConsensusMovesWhatTheRuleMade) {
-  CoreOptions options = FleetOptions();
+// A round of nine clients, who are more than are read at once, ends in the plain loops' model.
+void ExpectTheReference(CoreOptions options) {
   options.run.rounds = 1;
-  options.run.aggregation.rule = GetParam();
-  options.run.aggregation.consensus = 0.3;
   options.run.participation.min_clients = 9;
   Fleet fleet(options, 9);
   const RunSummary summary = fleet.RunToEnd();
@@ -70,18 +68,20 @@ TEST_P(RuleTest, ConsensusMovesWhatTheRuleMade) {
   EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
 }
 
-// Of more updates than are read at once; the last window is shorter.
+TEST_P(RuleTest, ConsensusMovesWhatTheRuleMade) {
+  CoreOptions options = FleetOptions();
+  options.run.aggregation.rule = GetParam();
+  options.run.aggregation.consensus = 0.3;
+  ExpectTheReference(options);
+}
+
+// The last window is shorter.
 TEST_P(RuleTest, BlocksMayBeLongerThanAWindow) {
   CoreOptions options = FleetOptions();
-  options.run.rounds = 1;
   options.run.spec.blocks[0].shape = {90'001, 3};
   options.run.aggregation.rule = GetParam();
   options.run.aggregation.trim = 0.2;
-  options.run.participation.min_clients = 9;
-  Fleet fleet(options, 9);
-  const RunSummary summary = fleet.RunToEnd();
-  EXPECT_EQ(summary.status, "completed");
-  EXPECT_EQ(summary.model_digest, ReferenceDigest(options, fleet.ledger));
+  ExpectTheReference(options);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RuleTest,
