@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "common/checksum.h"
 
@@ -16,8 +17,6 @@ namespace {
 
 constexpr char kInstance[] = "instance";
 constexpr char kLock[] = "lock";
-constexpr char kCommitted[] = "committed.state";
-constexpr char kTentative[] = "tentative.state";
 constexpr char kOver[] = "over";
 constexpr char kMagic[] = "FMCLIENT";
 constexpr std::uint32_t kFormatVersion = 1;
@@ -26,6 +25,7 @@ constexpr std::size_t kCrcBytes = 4;
 constexpr std::size_t kInstanceLength = 32;
 constexpr std::uint64_t kMaxRunId = 256;
 constexpr std::uint64_t kMaxStateBytes = 1ULL << 32;
+constexpr std::uint64_t kMaxFileBytes = kPreambleBytes + kMaxRunId + kMaxStateBytes + kCrcBytes;
 constexpr std::uint64_t kMaxEndBytes = 4096;
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
@@ -49,22 +49,26 @@ std::string RandomInstance() {
   return text;
 }
 
-bool IsInstance(const std::string& text) {
-  return text.size() == kInstanceLength &&
-         text.find_first_not_of("0123456789abcdef") == std::string::npos;
+bool IsHexadecimal(const std::string& text) {
+  return text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
+
+constexpr char kCutShort[] = "it was cut short";
 
 // What is wrong with a state file's bytes; null if nothing.
 const char* FaultOf(const std::string& file) {
-  if (file.size() < kPreambleBytes + kCrcBytes) return "it is too short";
-  if (std::memcmp(file.data(), kMagic, 8) != 0) return "its magic is wrong";
+  if (std::string_view(kMagic).substr(0, file.size()) != file.substr(0, 8)) {
+    return "its magic is wrong";
+  }
+  if (file.size() < kPreambleBytes) return kCutShort;
   if (GetAt<std::uint32_t>(file, 8) != kFormatVersion) return "its version is not known";
   const std::uint64_t run_id = GetAt<std::uint32_t>(file, 12);
   const std::uint64_t state = GetAt<std::uint64_t>(file, 24);
-  if (run_id > kMaxRunId || state > kMaxStateBytes ||
-      file.size() != kPreambleBytes + run_id + state + kCrcBytes) {
+  const std::uint64_t length = kPreambleBytes + run_id + state + kCrcBytes;
+  if (run_id > kMaxRunId || state > kMaxStateBytes || file.size() > length) {
     return "its length does not match";
   }
+  if (file.size() < length) return kCutShort;
   const std::size_t end = file.size() - kCrcBytes;
   const auto bytes = AsBytes(std::string_view(file)).first(end);
   return Crc32c(bytes) == GetAt<std::uint32_t>(file, end) ? nullptr : "its checksum is wrong";
@@ -83,8 +87,9 @@ Result<std::unique_ptr<ClientState>> ClientState::Open(FileSystem& files,
   if (!lock.ok()) return lock.status();
   std::unique_ptr<ClientState> state(new ClientState(files, directory, std::move(lock).value()));
   FEDMOE_RETURN_IF_ERROR(state->ReadInstance());
-  FEDMOE_ASSIGN_OR_RETURN(state->committed_, state->ReadRecord(kCommitted));
-  FEDMOE_ASSIGN_OR_RETURN(state->tentative_, state->ReadRecord(kTentative));
+  for (std::size_t slot = 0; slot < kSlots; ++slot) {
+    FEDMOE_ASSIGN_OR_RETURN(state->slots_[slot], state->ReadRecord(slot));
+  }
   if (const std::string over = JoinPath(directory, kOver); files.Exists(over)) {
     FEDMOE_ASSIGN_OR_RETURN(const std::string text, ReadFile(files, over, kMaxEndBytes));
     const std::size_t line = std::min(text.find('\n'), text.size());
@@ -95,23 +100,36 @@ Result<std::unique_ptr<ClientState>> ClientState::Open(FileSystem& files,
 
 Status ClientState::ReadInstance() {
   const std::string path = JoinPath(directory_, kInstance);
-  if (!files_.Exists(path)) {
-    instance_ = RandomInstance();
-    return WriteFileAtomically(files_, path, instance_ + "\n");
+  if (files_.Exists(path)) {
+    FEDMOE_ASSIGN_OR_RETURN(instance_, ReadFile(files_, path, 4096));
+    if (instance_.size() == kInstanceLength + 1 && instance_.back() == '\n') instance_.pop_back();
+    if (!IsHexadecimal(instance_) || instance_.size() > kInstanceLength) {
+      return DataLoss(path +
+                      " is damaged: it must hold 32 hexadecimal characters; remove it to make a "
+                      "new instance key");
+    }
+    if (instance_.size() == kInstanceLength) return Status::Ok();
+    spdlog::warn("{} was cut short while it was written; making a new instance key", path);
   }
-  FEDMOE_ASSIGN_OR_RETURN(instance_, ReadFile(files_, path, 4096));
-  if (!instance_.empty() && instance_.back() == '\n') instance_.pop_back();
-  if (IsInstance(instance_)) return Status::Ok();
-  return DataLoss(path +
-                  " is damaged: it must hold 32 hexadecimal characters; remove it to make "
-                  "a new instance key");
+  instance_ = RandomInstance();
+  return WriteFileAtomically(files_, path, instance_ + "\n");
 }
 
-Result<std::optional<ClientState::Record>> ClientState::ReadRecord(const std::string& name) const {
-  const std::string path = JoinPath(directory_, name);
+std::string ClientState::SlotPath(std::size_t slot) const {
+  return JoinPath(directory_, fmt::format("state.{}", slot));
+}
+
+Result<std::optional<ClientState::Record>> ClientState::ReadRecord(std::size_t slot) const {
+  const std::string path = SlotPath(slot);
   if (!files_.Exists(path)) return std::optional<Record>();
-  FEDMOE_ASSIGN_OR_RETURN(const std::string file, ReadFile(files_, path, kMaxStateBytes));
-  if (const char* fault = FaultOf(file); fault != nullptr) {
+  FEDMOE_ASSIGN_OR_RETURN(const std::string file, ReadFile(files_, path, kMaxFileBytes));
+  const char* const fault = FaultOf(file);
+  if (fault == kCutShort) {
+    spdlog::warn("{} was cut short while it was written, before its update was sent; dropping it",
+                 path);
+    return std::optional<Record>();
+  }
+  if (fault != nullptr) {
     return DataLoss(path + " is damaged: " + fault + "; remove it to start without client state");
   }
   const std::size_t run_id = GetAt<std::uint32_t>(file, 12);
@@ -123,43 +141,50 @@ Result<std::optional<ClientState::Record>> ClientState::ReadRecord(const std::st
   return std::optional<Record>(std::move(record));
 }
 
-Status ClientState::Remove(const char* name) {
-  const std::string path = JoinPath(directory_, name);
+Status ClientState::Remove(const std::string& path) {
   return files_.Exists(path) ? files_.Remove(path) : Status::Ok();
 }
 
 void ClientState::BeginRun(const std::string& run_id) {
   run_id_ = run_id;
+  committed_.reset();
   // The files go when they are written over.
-  if (committed_ && committed_->run_id != run_id) committed_.reset();
-  if (tentative_ && tentative_->run_id != run_id) tentative_.reset();
+  for (std::optional<Record>& record : slots_) {
+    if (record && record->run_id != run_id) record.reset();
+  }
 }
 
-Status ClientState::Promote(TaskId last_committed) {
-  if (tentative_ && tentative_->task == last_committed) {
-    FEDMOE_RETURN_IF_ERROR(
-        files_.Rename(JoinPath(directory_, kTentative), JoinPath(directory_, kCommitted)));
-    committed_ = std::exchange(tentative_, std::nullopt);
-    return files_.SyncDirectory(directory_);
+void ClientState::Promote(TaskId last_committed) {
+  committed_.reset();
+  // Tasks count from 1.
+  const auto rank = [&](std::size_t slot) {
+    return slots_[slot]->task == last_committed ? 0 : slots_[slot]->task;
+  };
+  for (std::size_t slot = 0; slot < kSlots; ++slot) {
+    if (!slots_[slot] || slots_[slot]->task > last_committed) continue;
+    if (!committed_ || rank(slot) < rank(*committed_)) committed_ = slot;
   }
-  if (committed_ && committed_->task > last_committed) {
-    FEDMOE_RETURN_IF_ERROR(Remove(kCommitted));
-    committed_.reset();
-  }
-  return Status::Ok();
 }
 
 Status ClientState::Settle(TaskId last_committed, TaskId keep) {
-  FEDMOE_RETURN_IF_ERROR(Promote(last_committed));
-  if (tentative_ && tentative_->task != keep) {
-    FEDMOE_RETURN_IF_ERROR(Remove(kTentative));
-    tentative_.reset();
+  Promote(last_committed);
+  for (std::size_t slot = 0; slot < kSlots; ++slot) {
+    if (!slots_[slot] || slot == committed_ || slots_[slot]->task == keep) continue;
+    FEDMOE_RETURN_IF_ERROR(Remove(SlotPath(slot)));
+    slots_[slot].reset();
   }
   return Status::Ok();
 }
 
 std::span<const std::byte> ClientState::committed() const {
-  return committed_ ? std::span<const std::byte>(committed_->bytes) : std::span<const std::byte>();
+  return committed_ ? std::span<const std::byte>(slots_[*committed_]->bytes)
+                    : std::span<const std::byte>();
+}
+
+std::size_t ClientState::FreeSlot() const {
+  if (committed_) return 1 - *committed_;
+  if (!slots_[0] || !slots_[1]) return slots_[0] ? 1 : 0;
+  return slots_[0]->task > slots_[1]->task ? 0 : 1;
 }
 
 Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes) {
@@ -176,8 +201,9 @@ Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes)
   file += run_id_;
   file.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   Put(file, Crc32c(AsBytes(std::string_view(file))));
-  FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, JoinPath(directory_, kTentative), file));
-  tentative_ = Record{run_id_, task, std::vector<std::byte>(bytes.begin(), bytes.end())};
+  const std::size_t slot = FreeSlot();
+  FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, SlotPath(slot), file));
+  slots_[slot] = Record{run_id_, task, std::vector<std::byte>(bytes.begin(), bytes.end())};
   return Status::Ok();
 }
 
@@ -189,7 +215,7 @@ Status ClientState::SaveEnd(const std::string& detail) {
 
 Status ClientState::ForgetEnd() {
   if (!std::exchange(end_, std::nullopt)) return Status::Ok();
-  FEDMOE_RETURN_IF_ERROR(Remove(kOver));
+  FEDMOE_RETURN_IF_ERROR(Remove(JoinPath(directory_, kOver)));
   return files_.SyncDirectory(directory_);
 }
 

@@ -1,17 +1,22 @@
 // What a client keeps on disk between tasks and restarts: its instance key, and the state that
 // training left (a local gate, later an error-feedback residual), versioned by committed round.
 //
-//   instance          32 hexadecimal characters and a line feed
-//   lock              held while a client uses the directory
-//   committed.state   the state that the next task starts from
-//   tentative.state   the state of the last task; becomes committed when its round commits
-//   over              that its run is over, from when the client hears it until it ends: the run's
-//                     id, a line feed, and what it heard
+//   instance   32 hexadecimal characters and a line feed
+//   lock       held while a client uses the directory
+//   state.0    the states of two tasks, in either order: of the last one that a committed round
+//   state.1    merged, and of the last one trained, whose round may be open still
+//   over       that its run is over, from when the client hears it until it ends: the run's id, a
+//              line feed, and what it heard
 //
-// A .state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
+// Which of the two is committed is the coordinator's word, with every task; no file says it. A new
+// state replaces the one that is not committed, so that whatever becomes of that write, what is
+// committed was not touched.
+//
+// A state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
 // run id | state | crc32c u32 of all before it. Integers are little-endian.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <optional>
@@ -28,20 +33,23 @@ namespace fedmoe {
 // Every write is atomic. Not thread-safe.
 class ClientState {
  public:
-  // Creates what is missing. FAILED_PRECONDITION: another client uses the directory; DATA_LOSS
-  // names a file that cannot be read.
+  // Creates what is missing. A file that was cut short while it was written is dropped with a
+  // warning: its write had failed, so nothing was sent that depends on it. FAILED_PRECONDITION:
+  // another client uses the directory; DATA_LOSS names a file that is damaged otherwise.
   static Result<std::unique_ptr<ClientState>> Open(FileSystem& files, const std::string& directory);
 
   // Random, made once: says that a client that comes back is the same one.
   const std::string& instance() const { return instance_; }
 
-  // State of another run is void from here on.
+  // State of another run is void from here on, and none is committed until one of the next two
+  // says which.
   void BeginRun(const std::string& run_id);
-  // Before an evaluation: promotes the tentative state if its task is `last_committed`. Committed
-  // state later than that is void. Other tentative state stays: its round may still be open.
-  Status Promote(TaskId last_committed);
-  // Before a training task: the same, and tentative state that was not promoted is discarded,
-  // unless it is of task `keep`, whose saved update is about to be sent again.
+  // Before an evaluation: committed is the state of task `last_committed`; if that left none, the
+  // earliest that is not later, for what came between was not merged. Removes nothing: the round of
+  // another may still be open.
+  void Promote(TaskId last_committed);
+  // Before a training task: the same, and removes the state that is not committed, unless it is of
+  // task `keep`, whose saved update is about to be sent again.
   Status Settle(TaskId last_committed, TaskId keep);
   // Empty: none yet.
   std::span<const std::byte> committed() const;
@@ -68,17 +76,22 @@ class ClientState {
   };
   ClientState(FileSystem& files, std::string directory, std::unique_ptr<FileLock> lock)
       : files_(files), directory_(std::move(directory)), lock_(std::move(lock)) {}
+  static constexpr std::size_t kSlots = 2;
   Status ReadInstance();
-  Result<std::optional<Record>> ReadRecord(const std::string& name) const;
-  Status Remove(const char* name);
+  std::string SlotPath(std::size_t slot) const;
+  Result<std::optional<Record>> ReadRecord(std::size_t slot) const;
+  // Where the next state goes.
+  std::size_t FreeSlot() const;
+  // No error where there is none.
+  Status Remove(const std::string& path);
 
   FileSystem& files_;
   const std::string directory_;
   const std::unique_ptr<FileLock> lock_;
   std::string instance_;
   std::string run_id_;
-  std::optional<Record> committed_;
-  std::optional<Record> tentative_;
+  std::array<std::optional<Record>, kSlots> slots_;  // as on disk, of this run
+  std::optional<std::size_t> committed_;             // the slot
   std::optional<End> end_;
 };
 

@@ -103,9 +103,7 @@ Status ClientLoop::RunTask(const TaskAssignment& task, const std::vector<Carried
   Unload(task, carried);
 
   if (task.kind == TaskKind::kEvaluate) {
-    if (const Status settled = state_.Promote(task.last_committed_task); !settled.ok()) {
-      return GiveBack(task, settled.message());
-    }
+    state_.Promote(task.last_committed_task);
     if (saved_evaluation_ && saved_evaluation_->task == task.task) return SubmitEvaluation(hand);
     saved_evaluation_.reset();
     return Work(hand);

@@ -93,8 +93,9 @@ void VirtualRun::StartTask(const TaskAssignment& task) {
 }
 
 Status VirtualRun::SettleState(const TaskAssignment& task, ClientState& state) const {
-  if (task.kind == TaskKind::kEvaluate) return state.Promote(task.last_committed_task);
-  return state.Settle(task.last_committed_task, task.follows);
+  if (task.kind == TaskKind::kTrain) return state.Settle(task.last_committed_task, task.follows);
+  state.Promote(task.last_committed_task);
+  return Status::Ok();
 }
 
 // The version's shards, mapped or decoded once for all clients; counts those that this client lacks
