@@ -1,5 +1,6 @@
 // fedmoe-loadgen: many clients that train nothing, in one process, against a real coordinator.
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <mutex>
 #include <string>
@@ -19,11 +20,14 @@
 namespace fedmoe {
 namespace {
 
+constexpr std::uint64_t kMostUpdateBytes = std::uint64_t{1} << 40;
+
 struct Arguments {
   ThinFleetOptions fleet;
   double think_s = 0.0;
   double jitter_s = 0.0;
   double progress_s = 5.0;
+  std::vector<std::uint64_t> update_bytes;
   std::string log_level = "warning";
 };
 
@@ -61,6 +65,9 @@ void PrintTotals(const ThinFleetTotals& totals, double seconds) {
   json["fetch_s_p99"] = Quantile(totals.fetch_s, 0.99);
   json["submit_s_median"] = Quantile(totals.submit_s, 0.5);
   json["submit_s_p99"] = Quantile(totals.submit_s, 0.99);
+  json["update_bytes_min"] = std::llround(Quantile(totals.update_bytes, 0.0));
+  json["update_bytes_median"] = std::llround(Quantile(totals.update_bytes, 0.5));
+  json["update_bytes_max"] = std::llround(Quantile(totals.update_bytes, 1.0));
   fmt::print("{}\n", json.dump());
 }
 
@@ -153,6 +160,12 @@ void AddOptions(CLI::App& app, Arguments& arguments) {
   app.add_option("--max-experts", behaviour.max_experts,
                  "most experts of a client; default: no limit")
       ->check(CLI::Range(1, 4096));
+  app.add_option(
+         "--update-bytes", arguments.update_bytes,
+         "size of an update, or least and most of it, drawn, as 64000 or 64kB: of topk any, "
+         "else the trunk and as many experts as fit; default: all experts")
+      ->expected(1, 2)
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
   app.add_option("--seed", behaviour.seed, "of all draws; default: 1");
   app.add_option("--progress", arguments.progress_s, "seconds between lines; default: 5")
       ->check(CLI::Range(0.1, 86'400.0));
@@ -161,6 +174,19 @@ void AddOptions(CLI::App& app, Arguments& arguments) {
                  "PEM: of a client; all have its name then, so only --clients 1 is of use");
   app.add_option("--tls-key", fleet.tls.key, "PEM: its private key");
   app.set_version_flag("--version", std::string("fedmoe-loadgen ") + kVersion);
+}
+
+Status TakeSizes(Arguments& arguments) {
+  if (arguments.update_bytes.empty()) return Status::Ok();
+  const std::uint64_t least = arguments.update_bytes.front();
+  const std::uint64_t most = arguments.update_bytes.back();
+  if (least < 1 || most < least || most > kMostUpdateBytes) {
+    return InvalidArgument(fmt::format(
+        "--update-bytes must be 1 to {}, the second no less than the first (got {} and {})",
+        kMostUpdateBytes, least, most));
+  }
+  arguments.fleet.behaviour.update_bytes = {.least = least, .most = most};
+  return Status::Ok();
 }
 
 int Main(int argc, char** argv) {
@@ -178,6 +204,10 @@ int Main(int argc, char** argv) {
     return code == 0 ? kExitCompleted : kExitConfiguration;
   }
   if (const Status logging = SetUpLogging("loadgen", arguments.log_level); !logging.ok()) {
+    return kExitConfiguration;
+  }
+  if (const Status sizes = TakeSizes(arguments); !sizes.ok()) {
+    fmt::print(stderr, "fedmoe-loadgen: {}\n", sizes.message());
     return kExitConfiguration;
   }
   arguments.fleet.behaviour.think_ms = static_cast<Milliseconds>(arguments.think_s * 1000.0);

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <grpcpp/grpcpp.h>
+#include <spdlog/spdlog.h>
 
 #include "common/checksum.h"
 #include "common/file_system.h"
@@ -44,17 +45,38 @@ std::vector<double> RandomAffinity(const ModelSpec& spec, CounterRng& random) {
 
 }  // namespace
 
-Result<const UpdateTemplate*> SharedTemplate::Get(const RegisterReply& run) {
+Result<const ModelSpec*> SharedTemplate::Get(const RegisterReply& run) {
   const std::lock_guard lock(mutex_);
-  if (template_ == nullptr) {
+  if (spec_ == nullptr) {
     FEDMOE_ASSIGN_OR_RETURN(const ModelOptions model, ParseModelOptions(run.preset, run.options));
-    FEDMOE_ASSIGN_OR_RETURN(const ModelSpec spec, BuildModelSpec(model));
-    template_ = std::make_unique<UpdateTemplate>(spec);
+    FEDMOE_ASSIGN_OR_RETURN(ModelSpec spec, BuildModelSpec(model));
+    spec_ = std::make_unique<const ModelSpec>(std::move(spec));
   }
-  if (SpecDigest(template_->spec()) != run.spec_digest) {
+  if (SpecDigest(*spec_) != run.spec_digest) {
     return FailedPrecondition("the coordinator's model is not the one that this build makes of it");
   }
-  return template_.get();
+  return spec_.get();
+}
+
+const UpdateTemplate& SharedTemplate::For(const TaskAssignment& task) {
+  const UploadOptions& upload = task.training.upload;
+  const std::lock_guard lock(mutex_);
+  auto& made = templates_[{upload.encoding, upload.top_k_fraction, upload.zstd}];
+  if (made == nullptr) made = std::make_unique<const UpdateTemplate>(*spec_, upload);
+  return *made;
+}
+
+void SharedTemplate::Compare(const UpdateSizes& wanted, const TaskAssignment& task) {
+  const UpdateSizes sizes = For(task).Sizes(task);
+  if (wanted.least >= sizes.least && wanted.most <= sizes.most) return;
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(warned_, true)) return;
+  spdlog::warn(
+      "updates of {} to {} bytes are asked for; with {} experts sent as {} this model's have {} to "
+      "{} "
+      "bytes, and the nearest are sent",
+      wanted.least, wanted.most, task.experts.size(), EncodingName(task.training.upload.encoding),
+      sizes.least, sizes.most);
 }
 
 // The context of one call, known to its client while it is under way, so that Stop() reaches it.
@@ -140,17 +162,17 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
   Submit(ThinClient& client, bool cut)
       : client_(client),
         call_(client),
-        update_(client.template_->Make(client.task_)),
+        update_(client.MakeUpdate()),
         cut_(cut),
         pacer_(static_cast<std::size_t>(client.tasks_)) {
     client_.stub_.async()->SubmitUpdate(&call_.context, &reply_, this);
-    *chunk_.mutable_header() =
-        ToProto(client.session_, {.task = client.task_.task,
-                                  .client = client.name_,
-                                  .round = client.task_.round,
-                                  .total_bytes = update_.total_bytes(),
-                                  .feedback = client.template_->Feedback(
-                                      client.task_, client.behaviour_.examples, client.affinity_)});
+    *chunk_.mutable_header() = ToProto(
+        client.session_, {.task = client.task_.task,
+                          .client = client.name_,
+                          .round = client.task_.round,
+                          .total_bytes = update_.total_bytes(),
+                          .feedback = FeedbackOf(*client.spec_, update_.experts(),
+                                                 client.behaviour_.examples, client.affinity_)});
     StartWrite(&chunk_);
     StartCall();
   }
@@ -305,10 +327,10 @@ void ThinClient::Register() {
         Result<RegisterReply> run = FromProto(reply);
         if (!run.ok()) return End(run.status());
         run_ = std::move(run).value();
-        Result<const UpdateTemplate*> made = shared_.Get(run_);
-        if (!made.ok()) return End(made.status());
-        template_ = *made;
-        if (affinity_.empty()) affinity_ = RandomAffinity(template_->spec(), random_);
+        Result<const ModelSpec*> spec = shared_.Get(run_);
+        if (!spec.ok()) return End(spec.status());
+        spec_ = *spec;
+        if (affinity_.empty()) affinity_ = RandomAffinity(*spec_, random_);
         session_ = {name_, run_.session};
         observer_.OnRegistered();
         Poll();
@@ -372,7 +394,20 @@ void ThinClient::Take(TaskAssignment task) {
     return After(behaviour_.away_ms, [this] { Register(); });
   }
   cut_ = Draw(behaviour_.cuts);
+  DrawSize();
   FetchShards();
+}
+
+void ThinClient::DrawSize() {
+  const UpdateSizes& sizes = behaviour_.update_bytes;
+  if (sizes.most == 0) return;
+  shared_.Compare(sizes, task_);
+  update_bytes_ = sizes.least + random_.NextBelow(sizes.most - sizes.least + 1);
+}
+
+TemplateUpdate ThinClient::MakeUpdate() const {
+  const UpdateTemplate& made = shared_.For(task_);
+  return update_bytes_ > 0 ? made.Make(task_, update_bytes_) : made.Make(task_);
 }
 
 void ThinClient::FetchShards() {

@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <grpcpp/alarm.h>
@@ -32,6 +34,9 @@ struct Behaviour {
   Milliseconds away_ms = 5'000;  // ... after so long
   std::int64_t examples = 100;
   int max_experts = 0;  // 0: no limit
+  // Of an update, drawn from `least` to `most`, as near as the model and the task's encoding allow
+  // (UpdateTemplate); most 0: whole updates.
+  UpdateSizes update_bytes;
   std::uint64_t seed = 1;
 };
 
@@ -56,16 +61,24 @@ class ThinFleetObserver {
   virtual void OnEnd(const Status&) {}
 };
 
-// Builds the template of the run's model when the first client has registered. Thread-safe.
+// The run's model, from the first client that registers, and the updates of its tasks.
+// Thread-safe.
 class SharedTemplate {
  public:
   // Errors of ParseModelOptions() and BuildModelSpec(), or FAILED_PRECONDITION where the spec is
   // not the coordinator's.
-  Result<const UpdateTemplate*> Get(const RegisterReply& run);
+  Result<const ModelSpec*> Get(const RegisterReply& run);
+  // Made at the first task that asks for updates so encoded. After Get() only; stays.
+  const UpdateTemplate& For(const TaskAssignment& task);
+  // Warns, once, where updates of so many bytes cannot be had.
+  void Compare(const UpdateSizes& wanted, const TaskAssignment& task);
 
  private:
   std::mutex mutex_;
-  std::unique_ptr<UpdateTemplate> template_;
+  std::unique_ptr<const ModelSpec> spec_;
+  // By encoding, share of topk and compression.
+  std::map<std::tuple<Encoding, double, bool>, std::unique_ptr<const UpdateTemplate>> templates_;
+  bool warned_ = false;
 };
 
 // One call is under way at a time, but for heartbeats; what follows is started from its callback.
@@ -98,6 +111,8 @@ class ThinClient {
   void Leave();
   void Unload(const TaskAssignment& task, const std::vector<CarriedShard>& carried);
   void Take(TaskAssignment task);
+  void DrawSize();
+  TemplateUpdate MakeUpdate() const;
   void FetchShards();
   void Hold();
   void Think();
@@ -124,14 +139,15 @@ class ThinClient {
   std::vector<double> affinity_;
   SessionId session_;
   RegisterReply run_;
-  const UpdateTemplate* template_ = nullptr;
+  const ModelSpec* spec_ = nullptr;
   TaskAssignment task_;
-  int tasks_ = 0;             // of its round
-  int resends_ = 0;           // of the task's update
-  std::vector<Digest> held_;  // of the last task's shards: they are not fetched again
-  bool cut_ = false;          // the task's upload was broken off on purpose
-  bool over_ = false;         // the run, as the coordinator says
-  int leaves_ = 0;            // that it was too busy for
+  int tasks_ = 0;                   // of its round
+  int resends_ = 0;                 // of the task's update
+  std::uint64_t update_bytes_ = 0;  // asked of it; 0: whole
+  std::vector<Digest> held_;        // of the last task's shards: they are not fetched again
+  bool cut_ = false;                // the task's upload was broken off on purpose
+  bool over_ = false;               // the run, as the coordinator says
+  int leaves_ = 0;                  // that it was too busy for
 
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;

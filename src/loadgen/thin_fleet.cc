@@ -51,6 +51,7 @@ class ThinFleet::Counter final : public ThinFleetObserver {
       ++(verdict.accepted() ? totals.accepted : totals.rejected);
       totals.bytes_up += bytes;
       totals.submit_s.push_back(seconds);
+      totals.update_bytes.push_back(static_cast<double>(bytes));
     });
     if (also_ != nullptr) also_->OnVerdict(task, verdict, bytes, seconds);
   }

@@ -35,6 +35,7 @@ struct ThinFleetTotals {
   std::uint64_t bytes_up = 0;
   std::vector<double> fetch_s;
   std::vector<double> submit_s;
+  std::vector<double> update_bytes;  // of each update that had a verdict
 };
 
 // Run() once; the rest is thread-safe.

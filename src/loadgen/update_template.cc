@@ -2,20 +2,70 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "common/counter_rng.h"
+#include "federation/transfer_options.h"
 #include "storage/update_format.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr float kStep = 1e-5f;
+// Longer than one chunk of compression sees, which would otherwise find the repetition.
+constexpr std::size_t kPeriod = kChunkBytes / sizeof(float) + 17;
 
-std::vector<float> DeltaOf(std::int64_t elements) {
-  std::vector<float> delta(static_cast<std::size_t>(elements));
-  for (std::size_t i = 0; i < delta.size(); ++i) {
-    delta[i] = kStep * (static_cast<float>(i % 17) - 8.0f);
+std::vector<float> OnePeriod() {
+  CounterRng random(KeyOf("update template"));
+  std::vector<float> values(kPeriod);
+  for (float& value : values) value = kStep * static_cast<float>(random.NextUniform() - 0.5);
+  return values;
+}
+
+std::vector<float> DeltaOf(std::uint64_t elements) {
+  static const std::vector<float> period = OnePeriod();
+  std::vector<float> delta(elements);
+  for (std::size_t i = 0; i < delta.size(); i += kPeriod) {
+    const std::size_t count = std::min(kPeriod, delta.size() - i);
+    std::copy_n(period.begin(), count, delta.begin() + static_cast<std::ptrdiff_t>(i));
   }
   return delta;
+}
+
+std::vector<std::byte> Framed(const OutgoingBlock& block) {
+  std::vector<std::byte> framed;
+  static_cast<void>(EncodeUpdateBlock(block, [&](std::span<const std::byte> bytes) {
+    framed.insert(framed.end(), bytes.begin(), bytes.end());
+    return Status::Ok();
+  }));
+  return framed;
+}
+
+// `kept` of a block's values, evenly over it.
+std::vector<std::byte> ThinBlock(int parameter, std::uint64_t elements, std::uint64_t kept) {
+  EncodedBlock encoded{.encoding = Encoding::kTopK,
+                       .compression = Compression::kNone,
+                       .elements = elements,
+                       .raw_bytes = kept * kTopKUnitBytes,
+                       .payload = std::vector<std::byte>(kept * kTopKUnitBytes)};
+  for (std::uint64_t i = 0; i < kept; ++i) {
+    // No overflow: a block has 2^32 elements at most, and half as many units.
+    const auto index = static_cast<std::uint32_t>(i * elements / kept);
+    std::byte* const unit = encoded.payload.data() + i * kTopKUnitBytes;
+    std::memcpy(unit, &index, sizeof(index));
+    std::memcpy(unit + sizeof(index), &kStep, sizeof(kStep));
+  }
+  return Framed({.parameter = parameter, .delta = {}, .encoded = &encoded});
+}
+
+// As many as fill the least payload.
+constexpr std::uint64_t kLeastKept = kUpdateAlignment / kTopKUnitBytes;
+// The most values that topk may send of a block: no more bytes than float32 would take.
+std::uint64_t MostKept(std::uint64_t elements) { return elements * sizeof(float) / kTopKUnitBytes; }
+
+std::uint64_t ThinBytes(std::uint64_t kept) {
+  const std::uint64_t payload = kept * kTopKUnitBytes;
+  return kUpdateAlignment + (payload + kUpdateAlignment - 1) / kUpdateAlignment * kUpdateAlignment;
 }
 
 }  // namespace
@@ -35,41 +85,126 @@ std::size_t TemplateUpdate::Take(std::span<std::byte> out) {
   return taken;
 }
 
-UpdateTemplate::UpdateTemplate(const ModelSpec& spec) : spec_(spec), blocks_(spec.blocks.size()) {
+UpdateTemplate::UpdateTemplate(const ModelSpec& spec, const UploadOptions& upload)
+    : spec_(spec),
+      upload_(upload),
+      blocks_(spec.blocks.size()),
+      expert_bytes_(static_cast<std::size_t>(spec.experts)) {
   for (std::size_t i = 0; i < spec.blocks.size(); ++i) {
     const ParameterBlock& block = spec.blocks[i];
     if (block.owner == BlockOwner::kClient) continue;
-    const std::vector<float> delta = DeltaOf(block.ElementCount());
-    const OutgoingBlock outgoing{.parameter = static_cast<int>(i), .delta = delta};
-    static_cast<void>(EncodeUpdateBlock(outgoing, [&](std::span<const std::byte> bytes) {
-      blocks_[i].insert(blocks_[i].end(), bytes.begin(), bytes.end());
-      return Status::Ok();
-    }));
+    const auto elements = static_cast<std::uint64_t>(block.ElementCount());
+    const Encoding encoding = BlockEncodingOf(upload, elements);
+    const std::vector<float> delta = DeltaOf(elements);
+    OutgoingBlock outgoing{.parameter = static_cast<int>(i), .delta = delta};
+    EncodedBlock encoded;
+    if (encoding != Encoding::kFloat32 || upload.zstd) {
+      // Finite and small: nothing to go wrong.
+      encoded = EncodeBlock(delta, {.encoding = encoding,
+                                    .kept = KeptElements(upload, elements),
+                                    .key = i,
+                                    .zstd = upload.zstd})
+                    .value();
+      outgoing.encoded = &encoded;
+    }
+    // What fits into the least payload gains nothing.
+    blocks_[i] = {
+        .bytes = Framed(outgoing),
+        .elements = elements,
+        .thins = upload.encoding == Encoding::kTopK && elements * sizeof(float) > kUpdateAlignment};
+    const bool of_expert = block.owner == BlockOwner::kExpert;
+    (of_expert ? expert_bytes_[static_cast<std::size_t>(block.expert)] : trunk_bytes_) +=
+        blocks_[i].bytes.size();
   }
 }
 
+bool UpdateTemplate::Sends(std::size_t parameter, const std::vector<ExpertIndex>& experts) const {
+  const ParameterBlock& block = spec_.blocks[parameter];
+  if (blocks_[parameter].bytes.empty()) return false;
+  return block.owner != BlockOwner::kExpert ||
+         std::binary_search(experts.begin(), experts.end(), block.expert);
+}
+
 TemplateUpdate UpdateTemplate::Make(const TaskAssignment& task) const {
+  return Assemble(task, task.experts, {});
+}
+
+TemplateUpdate UpdateTemplate::Make(const TaskAssignment& task, std::uint64_t bytes) const {
+  if (upload_.encoding == Encoding::kTopK) return Thinned(task, bytes);
+  return Assemble(task, ThatFit(task, bytes), {});
+}
+
+UpdateSizes UpdateTemplate::Sizes(const TaskAssignment& task) const {
+  UpdateSizes sizes{.least = kUpdateAlignment, .most = kUpdateAlignment};
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!Sends(i, task.experts)) continue;
+    const Block& block = blocks_[i];
+    const bool leaves_out =
+        upload_.encoding != Encoding::kTopK && spec_.blocks[i].owner == BlockOwner::kExpert;
+    if (!leaves_out) sizes.least += block.thins ? ThinBytes(kLeastKept) : block.bytes.size();
+    sizes.most += block.thins ? ThinBytes(MostKept(block.elements)) : block.bytes.size();
+  }
+  return sizes;
+}
+
+TemplateUpdate UpdateTemplate::Assemble(const TaskAssignment& task,
+                                        std::vector<ExpertIndex> experts, OwnBlocks own) const {
   TemplateUpdate update;
-  std::uint32_t count = 0;
+  update.experts_ = std::move(experts);
+  update.own_ = std::move(own);
+  update.total_bytes_ = kUpdateAlignment;
   update.pieces_.emplace_back();  // the preamble's place
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const ParameterBlock& block = spec_.blocks[i];
-    const bool held = block.owner != BlockOwner::kExpert ||
-                      std::binary_search(task.experts.begin(), task.experts.end(), block.expert);
-    if (blocks_[i].empty() || !held) continue;
-    update.pieces_.emplace_back(blocks_[i]);
-    update.total_bytes_ += blocks_[i].size();
-    ++count;
+    if (!Sends(i, update.experts_)) continue;
+    const auto found = update.own_.find(i);
+    update.pieces_.emplace_back(found != update.own_.end() ? found->second : blocks_[i].bytes);
+    update.total_bytes_ += update.pieces_.back().size();
   }
-  update.total_bytes_ += kUpdateAlignment;
+  const auto count = static_cast<std::uint32_t>(update.pieces_.size() - 1);
   update.preamble_ = EncodeUpdatePreamble(task.task, count, update.total_bytes_);
   update.pieces_.front() = update.preamble_;
   return update;
 }
 
-TrainingFeedback UpdateTemplate::Feedback(const TaskAssignment& task, std::int64_t examples,
-                                          const std::vector<double>& affinity) const {
-  const auto experts = static_cast<std::size_t>(spec_.experts);
+// What is beyond the least is shared out in proportion to the blocks' values.
+TemplateUpdate UpdateTemplate::Thinned(const TaskAssignment& task, std::uint64_t bytes) const {
+  std::uint64_t elements = 0;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (blocks_[i].thins && Sends(i, task.experts)) elements += blocks_[i].elements;
+  }
+  const std::uint64_t least = Sizes(task).least;
+  const double room = bytes > least ? static_cast<double>(bytes - least) : 0.0;
+  OwnBlocks own;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const Block& block = blocks_[i];
+    if (!block.thins || !Sends(i, task.experts)) continue;
+    const double share = static_cast<double>(block.elements) / static_cast<double>(elements);
+    const auto more = static_cast<std::uint64_t>(room * share) / kUpdateAlignment;
+    const std::uint64_t kept = std::min(kLeastKept * (1 + more), MostKept(block.elements));
+    own.emplace(i, ThinBlock(static_cast<int>(i), block.elements, kept));
+  }
+  return Assemble(task, task.experts, std::move(own));
+}
+
+std::vector<ExpertIndex> UpdateTemplate::ThatFit(const TaskAssignment& task,
+                                                 std::uint64_t bytes) const {
+  const std::size_t held = task.experts.size();
+  std::uint64_t total = kUpdateAlignment + trunk_bytes_;
+  std::vector<ExpertIndex> fit;
+  for (std::size_t i = 0; i < held; ++i) {
+    const ExpertIndex expert = task.experts[(task.task + i) % held];
+    const std::uint64_t more = expert_bytes_[static_cast<std::size_t>(expert)];
+    if (total + more > bytes) continue;
+    total += more;
+    fit.push_back(expert);
+  }
+  std::sort(fit.begin(), fit.end());
+  return fit;
+}
+
+TrainingFeedback FeedbackOf(const ModelSpec& spec, const std::vector<ExpertIndex>& trained,
+                            std::int64_t examples, const std::vector<double>& affinity) {
+  const auto experts = static_cast<std::size_t>(spec.experts);
   TrainingFeedback feedback{.examples = examples,
                             .steps = 1,
                             .train_loss = 1.0,
@@ -78,7 +213,7 @@ TrainingFeedback UpdateTemplate::Feedback(const TaskAssignment& task, std::int64
                             .expert_loss = std::vector<double>(experts, 0.0),
                             .expert_accuracy = std::vector<double>(experts, 0.0),
                             .affinity = affinity};
-  for (const ExpertIndex expert : task.experts) {
+  for (const ExpertIndex expert : trained) {
     const auto e = static_cast<std::size_t>(expert);
     feedback.tokens[e] = static_cast<double>(examples);
     feedback.expert_loss[e] = 1.0;

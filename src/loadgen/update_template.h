@@ -1,55 +1,92 @@
 // The update that every thin client sends: encoded once, whoever sends it and however often.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "common/result.h"
 #include "federation/model_spec.h"
 #include "federation/task.h"
+#include "federation/transfer_options.h"
 #include "federation/update.h"
 
 namespace fedmoe {
 
-// The bytes of one task's update: a preamble of its own, then the template's blocks. Pieces are
-// taken one after another. Not thread-safe.
+// The bytes of one task's update: a preamble of its own, then blocks of the template's or its own.
+// Pieces are taken one after another. Movable; not thread-safe.
 class TemplateUpdate {
  public:
   std::uint64_t total_bytes() const { return total_bytes_; }
+  // Those whose blocks it has, ascending.
+  const std::vector<ExpertIndex>& experts() const { return experts_; }
   // Copies the next bytes to the front of `out`: as many as fit, or are left; 0 at the end.
   std::size_t Take(std::span<std::byte> out);
 
  private:
   friend class UpdateTemplate;
   std::vector<std::byte> preamble_;
+  std::map<std::size_t, std::vector<std::byte>> own_;  // by parameter
   std::vector<std::span<const std::byte>> pieces_;
+  std::vector<ExpertIndex> experts_;
   std::uint64_t total_bytes_ = 0;
   std::size_t piece_ = 0;
   std::size_t offset_ = 0;
 };
 
-// Deltas of a model's blocks, encoded as f32. Small numbers of either sign, the same for each task:
-// what they are is of no account to who moves them. Immutable, so thread-safe; holds one model.
+// Bytes of an update, preamble and frames included.
+struct UpdateSizes {
+  std::uint64_t least = 0;
+  std::uint64_t most = 0;
+};
+
+// Deltas of a model's blocks, encoded as the tasks ask for them. Small random numbers, the same for
+// each task: what they are is of no account to who moves them. Immutable, so thread-safe; holds one
+// model.
 class UpdateTemplate {
  public:
-  explicit UpdateTemplate(const ModelSpec& spec);
+  UpdateTemplate(const ModelSpec& spec, const UploadOptions& upload);
 
-  // Every trunk block and the blocks of the task's experts. The template must outlive it.
+  // Every trunk block and the blocks of the task's experts, as a client sends whose every expert
+  // had tokens. The template must outlive it.
   TemplateUpdate Make(const TaskAssignment& task) const;
-  // What a client could claim about its training of the task: every expert had tokens; `affinity`
-  // of each expert, summing to 1 in each layer.
-  TrainingFeedback Feedback(const TaskAssignment& task, std::int64_t examples,
-                            const std::vector<double>& affinity) const;
+  // One of `bytes` at most, and as near to that as the format allows; of the least size where that
+  // is more. Of topk, all experts with fewer or more values of each block, not compressed: it falls
+  // short by less than 64 bytes a block. Of any other encoding, the trunk and as many experts as
+  // fit, for an expert without tokens is not sent; tasks that follow one another begin with
+  // different ones.
+  TemplateUpdate Make(const TaskAssignment& task, std::uint64_t bytes) const;
+  // What Make(task, bytes) can come to.
+  UpdateSizes Sizes(const TaskAssignment& task) const;
+
   const ModelSpec& spec() const { return spec_; }
 
  private:
+  struct Block {
+    std::vector<std::byte> bytes;  // empty: is not sent
+    std::uint64_t elements = 0;
+    bool thins = false;  // topk may send fewer of it
+  };
+  bool Sends(std::size_t parameter, const std::vector<ExpertIndex>& experts) const;
+  using OwnBlocks = std::map<std::size_t, std::vector<std::byte>>;
+  // `own` in place of the template's.
+  TemplateUpdate Assemble(const TaskAssignment& task, std::vector<ExpertIndex> experts,
+                          OwnBlocks own) const;
+  TemplateUpdate Thinned(const TaskAssignment& task, std::uint64_t bytes) const;
+  std::vector<ExpertIndex> ThatFit(const TaskAssignment& task, std::uint64_t bytes) const;
+
   const ModelSpec spec_;
-  std::vector<std::vector<std::byte>> blocks_;  // by parameter; empty: is not sent
+  const UploadOptions upload_;
+  std::vector<Block> blocks_;  // by parameter
+  std::uint64_t trunk_bytes_ = 0;
+  std::vector<std::uint64_t> expert_bytes_;
 };
+
+// What a client could claim about its training of a task of which `trained` experts had tokens;
+// `affinity` of each expert, summing to 1 in each layer.
+TrainingFeedback FeedbackOf(const ModelSpec& spec, const std::vector<ExpertIndex>& trained,
+                            std::int64_t examples, const std::vector<double>& affinity);
 
 }  // namespace fedmoe

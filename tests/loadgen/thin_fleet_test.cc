@@ -1,6 +1,7 @@
 // Thin clients against a coordinator behind real gRPC: well-behaved, and as badly as they can.
 #include "loadgen/thin_fleet.h"
 
+#include <set>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -117,6 +118,45 @@ TEST_F(ThinFleetTest, ClientsMayShareAConnectionAndTakeTheirTime) {
   EXPECT_EQ(core_->Wait().status, "completed");
   // Longer than two heartbeats, which the coordinator waits for: no one was taken for lost.
   EXPECT_EQ(fleet.totals().accepted, 4 * kRounds);
+}
+
+// Of one that holds all experts.
+UpdateSizes SizesOf(const CoreOptions& options) {
+  TaskAssignment task;
+  task.experts = {0, 1, 2, 3};
+  return UpdateTemplate(options.run.spec, options.run.training.upload).Sizes(task);
+}
+
+TEST_F(ThinFleetTest, UpdatesHaveTheSizesThatAreAskedFor) {
+  CoreOptions options = ThinOptions();
+  options.run.training.upload.encoding = Encoding::kTopK;
+  Start(options);
+  const UpdateSizes sizes = SizesOf(options);
+  const UpdateSizes asked{.least = sizes.least + (sizes.most - sizes.least) / 4,
+                          .most = sizes.least + (sizes.most - sizes.least) / 2};
+  ThinFleet fleet(Options({.cuts = 0.3, .update_bytes = asked}));
+  ASSERT_OK(fleet.Run());
+  EXPECT_EQ(core_->Wait().status, "completed");
+  const ThinFleetTotals totals = fleet.totals();
+  EXPECT_EQ(totals.accepted, 4 * kRounds);
+  const std::set<double> sent(totals.update_bytes.begin(), totals.update_bytes.end());
+  EXPECT_GT(sent.size(), 2U) << "they are drawn";
+  EXPECT_GT(*sent.begin() + 64.0 * static_cast<double>(options.run.spec.blocks.size()),
+            static_cast<double>(asked.least));
+  EXPECT_LE(*sent.rbegin(), static_cast<double>(asked.most));
+}
+
+TEST_F(ThinFleetTest, ExpertsThatDoNotFitHadNoTokens) {
+  const CoreOptions options = ThinOptions();
+  Start(options);
+  const UpdateSizes sizes = SizesOf(options);
+  const std::uint64_t half = (sizes.least + sizes.most) / 2;
+  ThinFleet fleet(Options({.update_bytes = {.least = half, .most = half}}));
+  ASSERT_OK(fleet.Run());
+  EXPECT_EQ(core_->Wait().status, "completed");
+  const ThinFleetTotals totals = fleet.totals();
+  EXPECT_EQ(totals.accepted, 4 * kRounds);
+  EXPECT_EQ(Quantile(totals.update_bytes, 1.0), static_cast<double>(half));
 }
 
 TEST_F(ThinFleetTest, UpdatesThatAreBrokenOffAreSentAgain) {
