@@ -1,7 +1,6 @@
 #include "coordinator/grpc_handlers.h"
 
 #include <algorithm>
-#include <atomic>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,22 +17,6 @@ namespace fedmoe {
 namespace {
 
 using Reactor = grpc::ServerUnaryReactor;
-
-// Bytes of shards that are on their way with tasks. Not a lane: what finds no room travels by a
-// call of its own.
-class CarriedBytes {
- public:
-  bool Take(std::uint64_t bytes) {
-    if ((bytes_ += bytes) <= kMost) return true;
-    bytes_ -= bytes;
-    return false;
-  }
-  void Return(std::uint64_t bytes) { bytes_ -= bytes; }
-
- private:
-  static constexpr std::uint64_t kMost = std::uint64_t{4} << 20;
-  std::atomic<std::uint64_t> bytes_{0};
-};
 
 // A NextTask that the core may hold: its end is told when the client goes first. Shards that the
 // client lacks go with the task where they are few bytes, which spares it a call.
@@ -120,8 +103,8 @@ Reactor* Refuse(Reactor* reactor, const Status& status) {
 
 class CoordinatorService final : public v1::Coordinator::CallbackService {
  public:
-  CoordinatorService(CoordinatorCore& core, Gatekeeper& gate, const TransferLanes::Options& lanes)
-      : core_(core), gate_(gate), down_(lanes), up_(lanes) {}
+  CoordinatorService(CoordinatorCore& core, Gatekeeper& gate, TransferBounds& bounds)
+      : core_(core), gate_(gate), bounds_(bounds) {}
 
   Reactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
                     v1::RegisterReply* reply) override {
@@ -151,7 +134,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   Reactor* NextTask(grpc::CallbackServerContext* context, const v1::NextTaskRequest* request,
                     v1::NextTaskReply* reply) override {
-    return new PollReactor(core_, gate_, carried_, CallerOf(*context), *request, reply);
+    return new PollReactor(core_, gate_, bounds_.carried, CallerOf(*context), *request, reply);
   }
 
   Reactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
@@ -169,12 +152,12 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   grpc::ServerWriteReactor<v1::ShardChunk>* FetchShards(
       grpc::CallbackServerContext* context, const v1::FetchShardsRequest* request) override {
-    return StartFetch({core_, gate_, down_, *context, CallerOf(*context)}, *request);
+    return StartFetch({core_, gate_, bounds_.down, *context, CallerOf(*context)}, *request);
   }
 
   grpc::ServerReadReactor<v1::UpdateChunk>* SubmitUpdate(grpc::CallbackServerContext* context,
                                                          v1::SubmitUpdateReply* reply) override {
-    return StartUpload({core_, gate_, up_, *context, CallerOf(*context)}, reply);
+    return StartUpload({core_, gate_, bounds_.up, *context, CallerOf(*context)}, reply);
   }
 
   Reactor* ResumeUpdate(grpc::CallbackServerContext* context,
@@ -230,9 +213,7 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
 
   CoordinatorCore& core_;
   Gatekeeper& gate_;
-  TransferLanes down_;
-  TransferLanes up_;
-  CarriedBytes carried_;
+  TransferBounds& bounds_;
 };
 
 class AdminService final : public v1::Admin::CallbackService {
@@ -298,8 +279,8 @@ class AdminService final : public v1::Admin::CallbackService {
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate,
-                                                      const TransferLanes::Options& lanes) {
-  return std::make_unique<CoordinatorService>(core, gate, lanes);
+                                                      TransferBounds& bounds) {
+  return std::make_unique<CoordinatorService>(core, gate, bounds);
 }
 
 std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate) {

@@ -14,9 +14,9 @@ class Service;
 
 namespace fedmoe {
 
-// The core and the gatekeeper must outlive the services.
+// The core, the gatekeeper and the bounds must outlive the services.
 std::unique_ptr<grpc::Service> MakeCoordinatorService(CoordinatorCore& core, Gatekeeper& gate,
-                                                      const TransferLanes::Options& lanes);
+                                                      TransferBounds& bounds);
 std::unique_ptr<grpc::Service> MakeAdminService(CoordinatorCore& core, Gatekeeper& gate);
 
 }  // namespace fedmoe

@@ -94,7 +94,8 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
       Listener::Open(address,
                      {.max_connections = AllowConnections(options.max_connections, core.options()),
                       .unacknowledged_ms = options.keepalive.timeout_ms}));
-  server->coordinator_ = MakeCoordinatorService(core, gate, options.lanes);
+  server->transfers_ = std::make_unique<TransferBounds>(options.lanes);
+  server->coordinator_ = MakeCoordinatorService(core, gate, *server->transfers_);
   server->admin_ = MakeAdminService(core, gate);
   grpc::ServerBuilder builder;
   Configure(builder, core.options().max_clients, options.keepalive);

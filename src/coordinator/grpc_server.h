@@ -42,11 +42,13 @@ class GrpcServer {
 
   // With the port that was bound.
   const std::string& address() const { return address_; }
+  const TransferBounds& transfers() const { return *transfers_; }
   // Takes no more calls; those in flight have `grace_ms` to end. Blocks; idempotent.
   void Shutdown(Milliseconds grace_ms);
 
  private:
   GrpcServer();
+  std::unique_ptr<TransferBounds> transfers_;
   std::unique_ptr<grpc::Service> coordinator_;
   std::unique_ptr<grpc::Service> admin_;
   std::unique_ptr<grpc::Server> server_;

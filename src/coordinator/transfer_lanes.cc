@@ -32,6 +32,7 @@ bool TransferLanes::Fits(Lane lane, std::uint64_t bytes) const {
 TransferLanes::Permit TransferLanes::Hold(Lane lane, std::uint64_t bytes, GiveUp give_up) {
   lanes_[IndexOf(lane)].used += bytes;
   peak_ = std::max(peak_, lanes_[0].used + lanes_[1].used);
+  granted_ += bytes;
   const std::uint64_t id = ++next_id_;
   holders_.emplace(id, Holder{lane, bytes, clock_.NowMs(), std::move(give_up)});
   return {*this, id};
@@ -96,6 +97,11 @@ std::uint64_t TransferLanes::peak_bytes() const {
   return peak_;
 }
 
+std::uint64_t TransferLanes::granted_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return granted_;
+}
+
 // While someone waits: a lane that no one waits for may be slow.
 void TransferLanes::Watch() {
   const std::chrono::milliseconds step(
@@ -126,6 +132,24 @@ std::vector<TransferLanes::GiveUp> TransferLanes::TakeSlow() {
     slow.push_back(std::exchange(holder.give_up, nullptr));
   }
   return slow;
+}
+
+bool CarriedBytes::Take(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (bytes > kMost - bytes_) return false;
+  bytes_ += bytes;
+  peak_ = std::max(peak_, bytes_);
+  return true;
+}
+
+void CarriedBytes::Return(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  bytes_ -= bytes;
+}
+
+std::uint64_t CarriedBytes::peak_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return peak_;
 }
 
 }  // namespace fedmoe

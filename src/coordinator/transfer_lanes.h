@@ -76,9 +76,10 @@ class TransferLanes {
   void Leave() { --transfers_; }
   std::size_t transfers() const { return transfers_; }
 
-  // Of permits now, and at most so far.
+  // Of permits now, at most so far, and of all that were ever granted.
   std::uint64_t bytes() const;
   std::uint64_t peak_bytes() const;
+  std::uint64_t granted_bytes() const;
 
  private:
   struct Holder {
@@ -111,9 +112,34 @@ class TransferLanes {
   std::map<std::uint64_t, Holder> holders_;
   std::uint64_t next_id_ = 0;
   std::uint64_t peak_ = 0;
+  std::uint64_t granted_ = 0;
   std::atomic<std::size_t> transfers_{0};
   bool stopping_ = false;
   std::thread watch_;
+};
+
+// Bytes of shards that are on their way with tasks. Not a lane: what finds no room travels by a
+// call of its own. Thread-safe.
+class CarriedBytes {
+ public:
+  static constexpr std::uint64_t kMost = std::uint64_t{4} << 20;
+  bool Take(std::uint64_t bytes);
+  void Return(std::uint64_t bytes);
+  // At most so far.
+  std::uint64_t peak_bytes() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t peak_ = 0;
+};
+
+// What a coordinator's transfers have to share.
+struct TransferBounds {
+  explicit TransferBounds(const TransferLanes::Options& lanes) : down(lanes), up(lanes) {}
+  TransferLanes down;
+  TransferLanes up;
+  CarriedBytes carried;
 };
 
 }  // namespace fedmoe

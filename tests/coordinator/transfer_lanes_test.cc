@@ -2,6 +2,7 @@
 #include "coordinator/transfer_lanes.h"
 
 #include <future>
+#include <limits>
 #include <random>
 #include <thread>
 
@@ -51,6 +52,18 @@ TEST(TransferLanesTest, GrantsWhatFitsAtOnceAndTheRestInOrder) {
   first.permit.Reset();  // once more is nothing
   EXPECT_EQ(lanes.bytes(), 70u);
   EXPECT_EQ(lanes.peak_bytes(), 70u);
+}
+
+TEST(TransferLanesTest, CarriedBytesAreRefusedPastTheirBound) {
+  CarriedBytes carried;
+  EXPECT_TRUE(carried.Take(CarriedBytes::kMost - 1));
+  EXPECT_FALSE(carried.Take(2));
+  EXPECT_FALSE(carried.Take(std::numeric_limits<std::uint64_t>::max()));
+  EXPECT_TRUE(carried.Take(1));
+  EXPECT_FALSE(carried.Take(1));
+  carried.Return(CarriedBytes::kMost - 1);
+  EXPECT_TRUE(carried.Take(2));
+  EXPECT_EQ(carried.peak_bytes(), CarriedBytes::kMost);
 }
 
 TEST(TransferLanesTest, AFullSlowLaneLeavesTheFastOneOpen) {

@@ -1,6 +1,7 @@
 // Thin clients against a coordinator behind real gRPC: well-behaved, and as badly as they can.
 #include "loadgen/thin_fleet.h"
 
+#include <array>
 #include <set>
 #include <thread>
 
@@ -53,12 +54,12 @@ class ThinFleetTest : public ::testing::Test {
  protected:
   ~ThinFleetTest() override { server_.reset(); }
 
-  void Start(CoreOptions options = ThinOptions()) {
+  void Start(CoreOptions options = ThinOptions(), const GrpcServerOptions& server = {}) {
     run_directory_ = RunDirectory::Open(PosixFileSystem(), directory_.File("run")).value();
     core_ = CoordinatorCore::Start(options, PosixFileSystem(), *run_directory_, clock_, nullptr)
                 .value();
     gate_ = Gatekeeper::Open(PosixFileSystem(), run_directory_->path(), {}).value();
-    server_ = GrpcServer::Start(*core_, *gate_, "127.0.0.1:0").value();
+    server_ = GrpcServer::Start(*core_, *gate_, "127.0.0.1:0", server).value();
   }
 
   ThinFleetOptions Options(Behaviour behaviour = {}) const {
@@ -118,6 +119,51 @@ TEST_F(ThinFleetTest, ClientsMayShareAConnectionAndTakeTheirTime) {
   EXPECT_EQ(core_->Wait().status, "completed");
   // Longer than two heartbeats, which the coordinator waits for: no one was taken for lost.
   EXPECT_EQ(fleet.totals().accepted, 4 * kRounds);
+}
+
+// Twelve that have 4 MB each to fetch and to send, all at once.
+TEST_F(ThinFleetTest, TransfersHaveNoMoreInFlightThanTheLanesAllow) {
+  ModelOptions model;
+  model.inputs = 6;
+  model.classes = 3;
+  model.width = 64;
+  model.expert_width = 2'048;
+  model.experts = 4;
+  CoreOptions options = ThinOptions();
+  options.run.spec = BuildModelSpec(model).value();
+  options.run.rounds = 2;
+  options.run.participation.min_clients = 12;
+  constexpr std::array<std::uint64_t, 2> kLanes = {std::uint64_t{2} << 20, std::uint64_t{1} << 20};
+  Start(options, {.lanes = {.bytes = kLanes}});
+  ThinFleetOptions fleet_options = Options();
+  fleet_options.clients = 12;
+  ThinFleet fleet(fleet_options);
+  ASSERT_OK(fleet.Run());
+  EXPECT_EQ(core_->Wait().status, "completed");
+  const ThinFleetTotals totals = fleet.totals();
+  EXPECT_EQ(totals.accepted, 12 * 2);
+  const TransferBounds& transfers = server_->transfers();
+  EXPECT_LE(transfers.up.peak_bytes(), kLanes[0] + kLanes[1]);
+  EXPECT_LE(transfers.down.peak_bytes(), kLanes[0] + kLanes[1]);
+  // Nothing passed them by.
+  EXPECT_GE(transfers.up.granted_bytes(), totals.bytes_up);
+  EXPECT_GE(transfers.down.granted_bytes(), totals.bytes_down);
+  EXPECT_GT(totals.bytes_up, std::uint64_t{12} << 20);
+  EXPECT_EQ(transfers.carried.peak_bytes(), 0U) << "they are too large for that";
+}
+
+TEST_F(ThinFleetTest, ShardsThatComeWithTasksAreBoundedTogether) {
+  CoreOptions options = ThinOptions();
+  options.run.participation.min_clients = 12;
+  Start(options);
+  ThinFleetOptions fleet_options = Options();
+  fleet_options.clients = 12;
+  ThinFleet fleet(fleet_options);
+  ASSERT_OK(fleet.Run());
+  const CarriedBytes& carried = server_->transfers().carried;
+  EXPECT_GT(carried.peak_bytes(), 0U);
+  EXPECT_LE(carried.peak_bytes(), CarriedBytes::kMost);
+  EXPECT_LT(server_->transfers().down.granted_bytes(), fleet.totals().bytes_down);
 }
 
 // Of one that holds all experts.
