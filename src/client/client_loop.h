@@ -154,6 +154,7 @@ class ClientLoop {
 
   // Loop thread only.
   ShardCache cache_;
+  std::optional<PartialShard> partial_;
   Bandwidth down_;
   Bandwidth up_;
   Backoff backoff_;

@@ -168,6 +168,7 @@ Status ClientLoop::Fetch(TaskInHand& hand, std::map<int, HeldShard>& shards) {
       .spec = *spec_,
       .transport = transport_,
       .cache = cache_,
+      .partial = partial_,
       .down = down_,
       .clock = clock_,
       .interrupted = [this, &hand, &pulse]() -> Status {

@@ -211,7 +211,7 @@ class GrpcTransport final : public Transport {
   }
 
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink, bool damaged) override;
+                     const ShardSink& sink, bool damaged, std::uint64_t first_offset) override;
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                const UpdateSource& encode, bool again) override;
 
@@ -294,8 +294,8 @@ Status GrpcTransport::EndOfTransfer(const grpc::Status& end) {
 
 Status GrpcTransport::FetchShards(const SessionId& session,
                                   const std::vector<ShardReference>& shards, const ShardSink& sink,
-                                  bool damaged) {
-  FetchProgress progress{.damaged = damaged};
+                                  bool damaged, std::uint64_t first_offset) {
+  FetchProgress progress{.offset = first_offset, .damaged = damaged};
   for (int attempt = 1;; ++attempt) {
     const std::uint64_t before = progress.bytes;
     const Status status = FetchOnce(session, shards, progress, sink);

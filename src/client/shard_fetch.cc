@@ -48,47 +48,46 @@ class Receiver {
     FEDMOE_RETURN_IF_ERROR(context_.interrupted());
     if (offset == 0) Begin(shard);
     const auto size = static_cast<std::uint64_t>(shard.bytes);
-    if (shard != shard_ || offset != filled_ || bytes.size() > size - filled_) {
+    if (!context_.partial || shard != context_.partial->shard ||
+        offset != context_.partial->filled || bytes.size() > size - offset) {
       return DataLoss(NameOf(shard) + " came in the wrong order");
     }
-    std::memcpy(bytes_->data() + offset, bytes.data(), bytes.size());
-    if (!shard.encoded()) sha_.Update(bytes);
-    filled_ += bytes.size();
+    PartialShard& part = *context_.partial;
+    std::memcpy(part.bytes->data() + offset, bytes.data(), bytes.size());
+    if (!shard.encoded()) part.sha.Update(bytes);
+    part.filled += bytes.size();
     received_ += bytes.size();
-    return filled_ == size ? Complete(shard) : Status::Ok();
+    return part.filled == size ? Complete() : Status::Ok();
   }
 
   std::uint64_t received() const { return received_; }
 
  private:
   void Begin(const ShardReference& shard) {
-    shard_ = shard;
-    filled_ = 0;
-    sha_ = Sha256();
-    bytes_ = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(shard.bytes));
+    PartialShard& part = context_.partial.emplace();
+    part.shard = shard;
+    part.bytes = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(shard.bytes));
   }
 
-  Status Complete(const ShardReference& shard) {
-    shard_ = ShardReference{.shard = -1};
+  Status Complete() {
+    PartialShard whole = std::move(*context_.partial);
+    context_.partial.reset();
+    const ShardReference& shard = whole.shard;
     if (!shard.encoded()) {
-      const Digest digest = sha_.Finish();
+      const Digest digest = whole.sha.Finish();
       if (digest != shard.digest) {
         return DataLoss(NameOf(shard) + " is damaged: its SHA-256 is " + digest + ", not " +
                         shard.digest);
       }
     }
-    FEDMOE_ASSIGN_OR_RETURN(held_[shard.shard], ValuesOf(bytes_, shard, context_.spec));
-    context_.cache.Put(ShardKey(shard), std::move(bytes_));
+    FEDMOE_ASSIGN_OR_RETURN(held_[shard.shard], ValuesOf(whole.bytes, shard, context_.spec));
+    context_.cache.Put(ShardKey(shard), std::move(whole.bytes));
     return Status::Ok();
   }
 
   const ShardFetchContext& context_;
   std::map<int, HeldShard>& held_;
-  ShardReference shard_{.shard = -1};  // of the pieces that come; with the bytes that it has
-  std::uint64_t filled_ = 0;
   std::uint64_t received_ = 0;
-  Sha256 sha_;
-  std::shared_ptr<std::vector<std::byte>> bytes_;
 };
 
 std::vector<ShardReference> MissingOf(const ShardFetchContext& context,
@@ -110,16 +109,31 @@ std::vector<ShardReference> MissingOf(const ShardFetchContext& context,
   return missing;
 }
 
+// Puts the shard first of which a part is here, and returns how much of it; forgets one that is not
+// among them.
+std::uint64_t GoOn(std::optional<PartialShard>& partial, std::vector<ShardReference>& missing) {
+  const auto begun = std::find_if(missing.begin(), missing.end(), [&](const ShardReference& shard) {
+    return partial && ShardKey(shard) == ShardKey(partial->shard);
+  });
+  if (begun == missing.end()) {
+    partial.reset();
+    return 0;
+  }
+  std::rotate(missing.begin(), begun, begun + 1);
+  return partial->filled;
+}
+
 Status FetchOnce(const ShardFetchContext& context, const SessionId& session,
-                 const std::vector<ShardReference>& missing, std::map<int, HeldShard>& held,
+                 std::vector<ShardReference> missing, std::map<int, HeldShard>& held,
                  bool damaged) {
+  const std::uint64_t first_offset = GoOn(context.partial, missing);
   Receiver receiver(context, held);
   const Milliseconds start_ms = context.clock.NowMs();
   FEDMOE_RETURN_IF_ERROR(context.transport.FetchShards(
       session, missing,
       [&receiver](const ShardReference& shard, std::uint64_t offset,
                   std::span<const std::byte> bytes) { return receiver.Take(shard, offset, bytes); },
-      damaged));
+      damaged, first_offset));
   context.down.Add(receiver.received(), context.clock.NowMs() - start_ms);
   for (const ShardReference& shard : missing) {
     if (!held.contains(shard.shard)) return DataLoss(NameOf(shard) + " came incomplete");
@@ -136,10 +150,14 @@ Result<std::map<int, HeldShard>> FetchTaskShards(const ShardFetchContext& contex
   Status status;
   for (int attempt = 0; attempt < 2; ++attempt) {
     const std::vector<ShardReference> missing = MissingOf(context, shards, held);
-    if (missing.empty()) return held;
+    if (missing.empty()) {
+      context.partial.reset();
+      return held;
+    }
     status = FetchOnce(context, session, missing, held, attempt > 0);
     if (status.ok()) return held;
     if (status.code() != StatusCode::kDataLoss) return status;
+    context.partial.reset();
     if (attempt == 0) spdlog::warn("{}; fetching it again", status.message());
   }
   return status;

@@ -2,6 +2,7 @@
 // behind NAT.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
@@ -25,11 +26,13 @@ class Transport {
   // Streams the shards in the order asked for, as they travel. `sink` gets consecutive pieces of
   // each, checked on the way (crc32c), and the shard with the bytes that it really has, which are
   // not more than were asked for; it may stop the transfer with an error. Digests and encoded
-  // blocks are the caller's to check. `damaged`: they were when they came before.
+  // blocks are the caller's to check. `damaged`: they were when they came before. `first_offset`:
+  // the caller has the bytes before it of the first shard, from a transfer that broke off.
   using ShardSink = std::function<Status(const ShardReference& shard, std::uint64_t offset,
                                          std::span<const std::byte> bytes)>;
   virtual Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                             const ShardSink& sink, bool damaged) = 0;
+                             const ShardSink& sink, bool damaged,
+                             std::uint64_t first_offset = 0) = 0;
   // `encode` writes header.total_bytes bytes into the sink that it is given. `again`: these bytes
   // were sent before, and what the coordinator has of them need not be sent twice. The
   // coordinator's verdict is the value.

@@ -124,7 +124,7 @@ class FakeTransport : public Transport {
     return Next<Result<HeartbeatReply>>(beats, [] { return HeartbeatReply{}; });
   }
   Status FetchShards(const SessionId&, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink, bool) override {
+                     const ShardSink& sink, bool, std::uint64_t) override {
     std::string names;
     for (const ShardReference& shard : shards) names += fmt::format(" {}", shard.shard);
     Note("fetch" + names);

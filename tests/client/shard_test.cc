@@ -48,12 +48,14 @@ std::vector<float> ValuesOf(const std::map<int, HeldShard>& shards, int shard) {
 TEST(ShardFetchTest, ATaskKeepsShardsThatTheCacheCannot) {
   FakeTransport transport;
   ShardCache cache(0);
+  std::optional<PartialShard> partial;
   Bandwidth down;
   const SteadyClock clock;
   const ModelSpec spec = TinySpec();
   const ShardFetchContext context{.spec = spec,
                                   .transport = transport,
                                   .cache = cache,
+                                  .partial = partial,
                                   .down = down,
                                   .clock = clock,
                                   .interrupted = [] { return Status::Ok(); }};
@@ -63,12 +65,117 @@ TEST(ShardFetchTest, ATaskKeepsShardsThatTheCacheCannot) {
   EXPECT_EQ(ValuesOf(*shards, 2), ShardOf(2));
 }
 
+// Gives shards of TinySpec() byte by byte from where it is asked to, and breaks off, unreachable,
+// once `until_cut` bytes have passed.
+class CutTransport final : public FakeTransport {
+ public:
+  Status FetchShards(const SessionId&, const std::vector<ShardReference>& shards,
+                     const ShardSink& sink, bool damaged, std::uint64_t first_offset) override {
+    std::string note = fmt::format("from {}{}:", first_offset, damaged ? " damaged" : "");
+    for (const ShardReference& shard : shards) note += fmt::format(" {}", shard.shard);
+    asked.push_back(note);
+    for (const ShardReference& shard : shards) {
+      const std::vector<float> values = ShardOf(shard.shard);
+      const auto bytes = std::as_bytes(std::span(values));
+      for (std::uint64_t at = std::exchange(first_offset, 0); at < bytes.size(); ++at) {
+        if (until_cut-- == 0) return Unavailable("cut");
+        std::byte one = bytes[at];
+        if (damage) one ^= std::byte{1};
+        FEDMOE_RETURN_IF_ERROR(sink(shard, at, std::span(&one, 1)));
+      }
+    }
+    return Status::Ok();
+  }
+  std::vector<std::string> asked;
+  std::int64_t until_cut = -1;  // negative: never
+  bool damage = false;
+};
+
+class PartialFetchTest : public ::testing::Test {
+ protected:
+  Result<std::map<int, HeldShard>> Fetch(const std::vector<ShardReference>& shards) {
+    const ShardFetchContext context{.spec = spec_,
+                                    .transport = transport_,
+                                    .cache = *cache_,
+                                    .partial = partial_,
+                                    .down = down_,
+                                    .clock = clock_,
+                                    .interrupted = [] { return Status::Ok(); }};
+    return FetchTaskShards(context, {"alice", 1}, shards);
+  }
+  // Of a first fetch, when it broke off.
+  void CutAfter(std::int64_t bytes) {
+    transport_.until_cut = bytes;
+    EXPECT_EQ(Fetch({ReferenceTo(0), ReferenceTo(2)}).status(), Unavailable("cut"));
+    transport_.until_cut = -1;
+  }
+  const ModelSpec spec_ = TinySpec();
+  CutTransport transport_;
+  std::optional<ShardCache> cache_{1'000};
+  std::optional<PartialShard> partial_;
+  Bandwidth down_;
+  const SteadyClock clock_{};
+};
+
+TEST_F(PartialFetchTest, GoesOnAtTheByteWhereTheLastOneBrokeOff) {
+  const auto trunk = static_cast<std::int64_t>(ReferenceTo(0).bytes);
+  const auto expert = static_cast<std::int64_t>(ReferenceTo(2).bytes);
+  for (std::int64_t cut = 0; cut < trunk + expert; ++cut) {
+    SCOPED_TRACE(cut);
+    cache_.emplace(1'000);
+    transport_.asked.clear();
+    CutAfter(cut);
+    const auto shards = Fetch({ReferenceTo(0), ReferenceTo(2)});
+    ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+    EXPECT_EQ(ValuesOf(*shards, 0), ShardOf(0));
+    EXPECT_EQ(ValuesOf(*shards, 2), ShardOf(2));
+    const std::string again =
+        cut < trunk ? fmt::format("from {}: 0 2", cut) : fmt::format("from {}: 2", cut - trunk);
+    EXPECT_EQ(transport_.asked, (std::vector<std::string>{"from 0: 0 2", again}));
+    EXPECT_FALSE(partial_.has_value());
+  }
+}
+
+TEST_F(PartialFetchTest, APartComesFirstWhateverTheOrder) {
+  CutAfter(3);
+  const auto shards = Fetch({ReferenceTo(2), ReferenceTo(0)});
+  ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+  EXPECT_EQ(ValuesOf(*shards, 0), ShardOf(0));
+  EXPECT_EQ(transport_.asked.back(), "from 3: 0 2");
+}
+
+TEST_F(PartialFetchTest, APartOfAnotherVersionIsDropped) {
+  CutAfter(3);
+  partial_->shard.digest = std::string(64, 'a');
+  const auto shards = Fetch({ReferenceTo(0)});
+  ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+  EXPECT_EQ(transport_.asked.back(), "from 0: 0");
+}
+
+TEST_F(PartialFetchTest, APartThatNoTaskWantsIsDropped) {
+  CutAfter(static_cast<std::int64_t>(ReferenceTo(0).bytes) + 3);
+  EXPECT_TRUE(partial_.has_value());
+  ASSERT_TRUE(Fetch({ReferenceTo(0)}).ok()) << "which is in the cache";
+  EXPECT_FALSE(partial_.has_value());
+}
+
+TEST_F(PartialFetchTest, AShardWithADamagedPartIsFetchedWholly) {
+  transport_.damage = true;
+  CutAfter(3);
+  transport_.damage = false;
+  const auto shards = Fetch({ReferenceTo(0)});
+  ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+  EXPECT_EQ(ValuesOf(*shards, 0), ShardOf(0));
+  EXPECT_EQ(transport_.asked,
+            (std::vector<std::string>{"from 0: 0 2", "from 3: 0", "from 0 damaged: 0"}));
+}
+
 // Gives the encoded trunk of TinySpec(), damaged the first `damaged` times.
 class EncodedTransport final : public FakeTransport {
  public:
   explicit EncodedTransport(int damaged) : damaged_(damaged) {}
   Status FetchShards(const SessionId&, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink, bool damaged) override {
+                     const ShardSink& sink, bool damaged, std::uint64_t) override {
     flags.push_back(damaged);
     const std::vector<float> values = ShardOf(kTrunkShard);
     std::vector<std::byte> bytes;
@@ -109,6 +216,7 @@ class EncodedFetchTest : public ::testing::Test {
     const ShardFetchContext context{.spec = spec_,
                                     .transport = transport,
                                     .cache = cache_,
+                                    .partial = partial_,
                                     .down = down_,
                                     .clock = clock_,
                                     .interrupted = [] { return Status::Ok(); }};
@@ -116,6 +224,7 @@ class EncodedFetchTest : public ::testing::Test {
   }
   const ModelSpec spec_ = TinySpec();
   ShardCache cache_{1'000};
+  std::optional<PartialShard> partial_;
   Bandwidth down_;
   const SteadyClock clock_{};
 };

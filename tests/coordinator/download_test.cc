@@ -157,6 +157,65 @@ TEST(DownloadTest, ARestartServesTheSameBytes) {
   EXPECT_EQ(fetch(), before);
 }
 
+// Killed with every piece that arrives: whatever was there before the restart is not fetched again.
+TEST(DownloadTest, ADownloadGoesOnAfterARestart) {
+  for (const DownloadOptions& download :
+       {DownloadOptions{}, kInt8, DownloadOptions{.encoding = Encoding::kInt4, .zstd = true}}) {
+    SCOPED_TRACE(EncodingName(download.encoding));
+    CoreOptions options = EncodedOptions(download);
+    options.run.participation.min_clients = 1;
+    Fleet fleet(options, 1);
+    ASSERT_OK(fleet.coordinator.Start());
+    RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
+    alice.Join();
+    alice.TakeTask();
+    ShardCache cache(1 << 20);
+    std::optional<PartialShard> partial;
+    Bandwidth down;
+    const SteadyClock clock;
+    int pieces = 0;
+    const ShardFetchContext context{.spec = alice.spec,
+                                    .transport = alice.transport,
+                                    .cache = cache,
+                                    .partial = partial,
+                                    .down = down,
+                                    .clock = clock,
+                                    .interrupted = [&] {
+                                      // The next piece is asked for from nobody.
+                                      fleet.coordinator.Kill();
+                                      ++pieces;
+                                      return Status::Ok();
+                                    }};
+    Result<std::map<int, HeldShard>> held = Unavailable("not yet");
+    int tries = 0;
+    while (held.status().code() == StatusCode::kUnavailable && tries++ < 1'000) {
+      if (tries > 1) {
+        ASSERT_OK(fleet.coordinator.Start());
+        alice.Join();
+      }
+      held = FetchTaskShards(context, alice.session, alice.task.shards);
+    }
+    ASSERT_OK(held.status());
+    EXPECT_EQ(tries, pieces) << "each had one";
+    EXPECT_GT(pieces, 3);
+    ASSERT_OK(fleet.coordinator.Start());
+    alice.Join();
+    ShardCache empty(0);
+    const ShardFetchContext whole{.spec = alice.spec,
+                                  .transport = alice.transport,
+                                  .cache = empty,
+                                  .partial = partial,
+                                  .down = down,
+                                  .clock = clock,
+                                  .interrupted = [] { return Status::Ok(); }};
+    const auto expected = FetchTaskShards(whole, alice.session, alice.task.shards);
+    ASSERT_OK(expected.status());
+    for (const auto& [index, shard] : *expected) {
+      EXPECT_TRUE(std::ranges::equal(shard.values, held->at(index).values)) << index;
+    }
+  }
+}
+
 // Behind the back of a coordinator that has checked its files.
 TEST(DownloadTest, ADamagedFileIsMadeAgainWhenAClientSaysSo) {
   CoreOptions options = EncodedOptions(kInt8);
@@ -169,11 +228,13 @@ TEST(DownloadTest, ADamagedFileIsMadeAgainWhenAClientSaysSo) {
   alice.TakeTask();
   const auto fetch = [&] {
     ShardCache cache(0);
+    std::optional<PartialShard> partial;
     Bandwidth down;
     const SteadyClock clock;
     const ShardFetchContext context{.spec = alice.spec,
                                     .transport = alice.transport,
                                     .cache = cache,
+                                    .partial = partial,
                                     .down = down,
                                     .clock = clock,
                                     .interrupted = [] { return Status::Ok(); }};

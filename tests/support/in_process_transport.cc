@@ -122,7 +122,9 @@ Result<HeartbeatReply> InProcessTransport::Beat(const SessionId& session, TaskId
 
 Status InProcessTransport::FetchShards(const SessionId& session,
                                        const std::vector<ShardReference>& shards,
-                                       const ShardSink& sink, bool damaged) {
+                                       const ShardSink& sink, bool damaged,
+                                       std::uint64_t first_offset) {
+  std::uint64_t begin = first_offset;
   for (ShardReference shard : shards) {
     if (shard.encoded()) {
       FEDMOE_ASSIGN_OR_RETURN(
@@ -133,7 +135,7 @@ Status InProcessTransport::FetchShards(const SessionId& session,
       shard.bytes = static_cast<std::int64_t>(total);
     }
     const auto size = static_cast<std::uint64_t>(shard.bytes);
-    for (std::uint64_t offset = 0; offset < size; offset += kPieceBytes) {
+    for (std::uint64_t offset = std::exchange(begin, 0); offset < size; offset += kPieceBytes) {
       const std::uint64_t length = std::min(kPieceBytes, size - offset);
       using Pieces = std::vector<std::string>;
       FEDMOE_ASSIGN_OR_RETURN(

@@ -36,8 +36,8 @@ class WatchedTransport final : public Transport {
     return inner_->Beat(session, task, progress);
   }
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink, bool damaged) override {
-    return inner_->FetchShards(session, shards, sink, damaged);
+                     const ShardSink& sink, bool damaged, std::uint64_t first_offset) override {
+    return inner_->FetchShards(session, shards, sink, damaged, first_offset);
   }
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                const UpdateSource& encode, bool again) override {

@@ -37,6 +37,26 @@ TEST(ResumedTransfers, GetThroughOverConnectionsThatBreakBeforeTheirEnd) {
   EXPECT_LT(counts.bytes_down, kBytes * 3 / 2 + 1'000'000);
 }
 
+// For longer than the transport tries by itself: the client registers again, and goes on.
+TEST(ResumedTransfers, GoOnInAnotherSessionAfterAnOutage) {
+  NetworkFleet fleet(LargeModel());
+  FaultProxy& link = fleet.client(0).link();
+  link.Set({.down = {.cut_after_bytes = 6'000'000}});
+  fleet.Start();
+  ASSERT_TRUE(link.WaitUntil([](const LinkCounts& counts) { return counts.cut > 0; }));
+  link.Set({.refuse = true});
+  link.CutAll();
+  const std::uint64_t refused = link.counts().refused;
+  // Register() opens connections of its own.
+  ASSERT_TRUE(
+      link.WaitUntil([refused](const LinkCounts& counts) { return counts.refused > refused + 5; }));
+  link.Heal();
+  const RoundReport report = fleet.log.WaitForRound(1);
+  EXPECT_EQ(OutcomeOf(report, "client-0"), "accepted");
+  EXPECT_EQ(report.attempts, 1);
+  EXPECT_LT(link.counts().bytes_down, kBytes * 5 / 4);
+}
+
 // Each connection breaks within the encoded shard, of 2.1 MB.
 TEST(ResumedTransfers, GetThroughWithinAnEncodedShard) {
   for (const bool zstd : {false, true}) {
