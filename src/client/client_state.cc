@@ -19,9 +19,9 @@ constexpr char kInstance[] = "instance";
 constexpr char kLock[] = "lock";
 constexpr char kOver[] = "over";
 constexpr char kMagic[] = "FMCLIENT";
-constexpr std::uint32_t kFormatVersion = 1;
-constexpr std::size_t kPreambleBytes = 8 + 4 + 4 + 8 + 8;
+constexpr std::uint32_t kFormatVersion = 2;
 constexpr std::size_t kCrcBytes = 4;
+constexpr std::size_t kPreambleBytes = 8 + 4 + 4 + 8 + 8 + kCrcBytes;
 constexpr std::size_t kInstanceLength = 32;
 constexpr std::uint64_t kMaxRunId = 256;
 constexpr std::uint64_t kMaxStateBytes = 1ULL << 32;
@@ -53,15 +53,33 @@ bool IsHexadecimal(const std::string& text) {
   return text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-constexpr char kCutShort[] = "it was cut short";
+constexpr std::string_view kCutShort = "it is cut short";
 
-// What is wrong with a state file's bytes; null if nothing.
-const char* FaultOf(const std::string& file) {
+std::string Preamble(std::uint64_t run_id_bytes, TaskId task, std::uint64_t state_bytes) {
+  std::string preamble(kMagic);
+  Put(preamble, kFormatVersion);
+  Put(preamble, static_cast<std::uint32_t>(run_id_bytes));
+  Put(preamble, static_cast<std::uint64_t>(task));
+  Put(preamble, state_bytes);
+  Put(preamble, Crc32c(AsBytes(std::string_view(preamble))));
+  return preamble;
+}
+
+// Whether the checksum that ends at `end` is that of all before it.
+bool IsSound(const std::string& file, std::size_t end) {
+  const std::size_t covered = end - kCrcBytes;
+  return Crc32c(AsBytes(std::string_view(file)).first(covered)) ==
+         GetAt<std::uint32_t>(file, covered);
+}
+
+// What is wrong with a state file's bytes; empty if nothing.
+std::string_view FaultOf(const std::string& file) {
   if (std::string_view(kMagic).substr(0, file.size()) != file.substr(0, 8)) {
     return "its magic is wrong";
   }
   if (file.size() < kPreambleBytes) return kCutShort;
   if (GetAt<std::uint32_t>(file, 8) != kFormatVersion) return "its version is not known";
+  if (!IsSound(file, kPreambleBytes)) return "its checksum is wrong";
   const std::uint64_t run_id = GetAt<std::uint32_t>(file, 12);
   const std::uint64_t state = GetAt<std::uint64_t>(file, 24);
   const std::uint64_t length = kPreambleBytes + run_id + state + kCrcBytes;
@@ -69,9 +87,7 @@ const char* FaultOf(const std::string& file) {
     return "its length does not match";
   }
   if (file.size() < length) return kCutShort;
-  const std::size_t end = file.size() - kCrcBytes;
-  const auto bytes = AsBytes(std::string_view(file)).first(end);
-  return Crc32c(bytes) == GetAt<std::uint32_t>(file, end) ? nullptr : "its checksum is wrong";
+  return IsSound(file, file.size()) ? "" : "its checksum is wrong";
 }
 
 }  // namespace
@@ -109,7 +125,7 @@ Status ClientState::ReadInstance() {
                       "new instance key");
     }
     if (instance_.size() == kInstanceLength) return Status::Ok();
-    spdlog::warn("{} was cut short while it was written; making a new instance key", path);
+    spdlog::warn("{} is cut short, as by a write that failed; making a new instance key", path);
   }
   instance_ = RandomInstance();
   return WriteFileAtomically(files_, path, instance_ + "\n");
@@ -119,18 +135,19 @@ std::string ClientState::SlotPath(std::size_t slot) const {
   return JoinPath(directory_, fmt::format("state.{}", slot));
 }
 
-Result<std::optional<ClientState::Record>> ClientState::ReadRecord(std::size_t slot) const {
+Result<std::optional<ClientState::Record>> ClientState::ReadRecord(std::size_t slot) {
   const std::string path = SlotPath(slot);
   if (!files_.Exists(path)) return std::optional<Record>();
   FEDMOE_ASSIGN_OR_RETURN(const std::string file, ReadFile(files_, path, kMaxFileBytes));
-  const char* const fault = FaultOf(file);
+  const std::string_view fault = FaultOf(file);
   if (fault == kCutShort) {
-    spdlog::warn("{} was cut short while it was written, before its update was sent; dropping it",
-                 path);
+    spdlog::warn("{} is cut short, as by a write that failed; dropping it", path);
+    dropped_ = true;
     return std::optional<Record>();
   }
-  if (fault != nullptr) {
-    return DataLoss(path + " is damaged: " + fault + "; remove it to start without client state");
+  if (!fault.empty()) {
+    return DataLoss(
+        fmt::format("{} is damaged: {}; remove it to start without client state", path, fault));
   }
   const std::size_t run_id = GetAt<std::uint32_t>(file, 12);
   const auto bytes = AsBytes(std::string_view(file)).subspan(kPreambleBytes + run_id);
@@ -156,13 +173,15 @@ void ClientState::BeginRun(const std::string& run_id) {
 
 void ClientState::Promote(TaskId last_committed) {
   committed_.reset();
-  // Tasks count from 1.
-  const auto rank = [&](std::size_t slot) {
-    return slots_[slot]->task == last_committed ? 0 : slots_[slot]->task;
-  };
+  if (last_committed == 0) return;
+  bool any = std::exchange(dropped_, false);
   for (std::size_t slot = 0; slot < kSlots; ++slot) {
-    if (!slots_[slot] || slots_[slot]->task > last_committed) continue;
-    if (!committed_ || rank(slot) < rank(*committed_)) committed_ = slot;
+    any = any || slots_[slot].has_value();
+    if (slots_[slot] && slots_[slot]->task == last_committed) committed_ = slot;
+  }
+  if (any && !committed_) {
+    spdlog::warn("{} has not the state that task {} left; going on without", directory_,
+                 last_committed);
   }
 }
 
@@ -193,11 +212,7 @@ Status ClientState::SaveTentative(TaskId task, std::span<const std::byte> bytes)
     return ResourceExhausted(fmt::format("client state of {} bytes is over the {} that are kept",
                                          bytes.size(), kMaxStateBytes));
   }
-  std::string file(kMagic, 8);
-  Put(file, kFormatVersion);
-  Put(file, static_cast<std::uint32_t>(run_id_.size()));
-  Put(file, static_cast<std::uint64_t>(task));
-  Put(file, static_cast<std::uint64_t>(bytes.size()));
+  std::string file = Preamble(run_id_.size(), task, bytes.size());
   file += run_id_;
   file.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   Put(file, Crc32c(AsBytes(std::string_view(file))));

@@ -1,5 +1,5 @@
 // What a client keeps on disk between tasks and restarts: its instance key, and the state that
-// training left (a local gate, later an error-feedback residual), versioned by committed round.
+// training left (a local gate, an error-feedback residual), versioned by committed round.
 //
 //   instance   32 hexadecimal characters and a line feed
 //   lock       held while a client uses the directory
@@ -13,7 +13,7 @@
 // committed was not touched.
 //
 // A state file: magic "FMCLIENT" | version u32 | run id length u32 | task u64 | state bytes u64 |
-// run id | state | crc32c u32 of all before it. Integers are little-endian.
+// crc32c u32 of these | run id | state | crc32c u32 of all before it. Integers are little-endian.
 #pragma once
 
 #include <array>
@@ -33,9 +33,9 @@ namespace fedmoe {
 // Every write is atomic. Not thread-safe.
 class ClientState {
  public:
-  // Creates what is missing. A file that was cut short while it was written is dropped with a
-  // warning: its write had failed, so nothing was sent that depends on it. FAILED_PRECONDITION:
-  // another client uses the directory; DATA_LOSS names a file that is damaged otherwise.
+  // Creates what is missing. A file that is cut short, as by a write that failed, is dropped with a
+  // warning. FAILED_PRECONDITION: another client uses the directory; DATA_LOSS names a file that is
+  // damaged otherwise.
   static Result<std::unique_ptr<ClientState>> Open(FileSystem& files, const std::string& directory);
 
   // Random, made once: says that a client that comes back is the same one.
@@ -44,9 +44,9 @@ class ClientState {
   // State of another run is void from here on, and none is committed until one of the next two
   // says which.
   void BeginRun(const std::string& run_id);
-  // Before an evaluation: committed is the state of task `last_committed`; if that left none, the
-  // earliest that is not later, for what came between was not merged. Removes nothing: the round of
-  // another may still be open.
+  // Before an evaluation: committed is the state of task `last_committed`, and no other: an earlier
+  // residual was sent since, and would count twice. Warns where that state should be here and is
+  // not. Removes nothing: the round of another may still be open.
   void Promote(TaskId last_committed);
   // Before a training task: the same, and removes the state that is not committed, unless it is of
   // task `keep`, whose saved update is about to be sent again.
@@ -79,7 +79,7 @@ class ClientState {
   static constexpr std::size_t kSlots = 2;
   Status ReadInstance();
   std::string SlotPath(std::size_t slot) const;
-  Result<std::optional<Record>> ReadRecord(std::size_t slot) const;
+  Result<std::optional<Record>> ReadRecord(std::size_t slot);
   // Where the next state goes.
   std::size_t FreeSlot() const;
   // No error where there is none.
@@ -92,6 +92,7 @@ class ClientState {
   std::string run_id_;
   std::array<std::optional<Record>, kSlots> slots_;  // as on disk, of this run
   std::optional<std::size_t> committed_;             // the slot
+  bool dropped_ = false;                             // one that was cut short, not yet told of
   std::optional<End> end_;
 };
 
