@@ -45,7 +45,7 @@ std::vector<double> RandomAffinity(const ModelSpec& spec, CounterRng& random) {
 
 }  // namespace
 
-Result<const ModelSpec*> SharedTemplate::Get(const RegisterReply& run) {
+Result<const ModelSpec*> SharedTemplate::SpecOf(const RegisterReply& run) {
   const std::lock_guard lock(mutex_);
   if (spec_ == nullptr) {
     FEDMOE_ASSIGN_OR_RETURN(const ModelOptions model, ParseModelOptions(run.preset, run.options));
@@ -66,15 +66,14 @@ const UpdateTemplate& SharedTemplate::For(const TaskAssignment& task) {
   return *made;
 }
 
-void SharedTemplate::Compare(const UpdateSizes& wanted, const TaskAssignment& task) {
+void SharedTemplate::WarnWhereOutOfReach(const UpdateSizes& wanted, const TaskAssignment& task) {
   const UpdateSizes sizes = For(task).Sizes(task);
   if (wanted.least >= sizes.least && wanted.most <= sizes.most) return;
   const std::lock_guard lock(mutex_);
   if (std::exchange(warned_, true)) return;
   spdlog::warn(
-      "updates of {} to {} bytes are asked for; with {} experts sent as {} this model's have {} to "
-      "{} "
-      "bytes, and the nearest are sent",
+      "updates of {} to {} bytes are asked for; this model's with {} experts as {} have {} to {}, "
+      "and the nearest are sent",
       wanted.least, wanted.most, task.experts.size(), EncodingName(task.training.upload.encoding),
       sizes.least, sizes.most);
 }
@@ -200,13 +199,13 @@ class ThinClient::Submit final : public grpc::ClientWriteReactor<v1::UpdateChunk
     } else {
       verdict = FromProto(reply_);
     }
-    const std::uint64_t sent = sent_;
-    const double seconds = Since(begin_);
+    const ThinFleetObserver::Upload upload{
+        .update_bytes = update_.total_bytes(), .sent_bytes = sent_, .seconds = Since(begin_)};
     const bool cut = cut_;
     delete this;
     if (cut && !client.stopping()) return client.Send();
     if (!verdict.ok()) return client.SendAgain(verdict.status());
-    client.observer_.OnVerdict(client.task_, *verdict, sent, seconds);
+    client.observer_.OnVerdict(client.task_, *verdict, upload);
     client.backoff_.Reset();
     client.Poll();
   }
@@ -327,7 +326,7 @@ void ThinClient::Register() {
         Result<RegisterReply> run = FromProto(reply);
         if (!run.ok()) return End(run.status());
         run_ = std::move(run).value();
-        Result<const ModelSpec*> spec = shared_.Get(run_);
+        Result<const ModelSpec*> spec = shared_.SpecOf(run_);
         if (!spec.ok()) return End(spec.status());
         spec_ = *spec;
         if (affinity_.empty()) affinity_ = RandomAffinity(*spec_, random_);
@@ -388,6 +387,10 @@ void ThinClient::Take(TaskAssignment task) {
   cut_ = false;
   resends_ = 0;
   observer_.OnTask(task_);
+  if (!task_.experts.empty() && task_.experts.back() >= spec_->experts) {
+    return End(Internal(fmt::format("the coordinator gave a task with expert {}, the model has {}",
+                                    task_.experts.back(), spec_->experts)));
+  }
   if (task_.kind == TaskKind::kEvaluate) return Evaluate();
   if (Draw(behaviour_.returns)) return ReturnTask();
   if (Draw(behaviour_.vanishes)) {
@@ -401,7 +404,7 @@ void ThinClient::Take(TaskAssignment task) {
 void ThinClient::DrawSize() {
   const UpdateSizes& sizes = behaviour_.update_bytes;
   if (sizes.most == 0) return;
-  shared_.Compare(sizes, task_);
+  shared_.WarnWhereOutOfReach(sizes, task_);
   update_bytes_ = sizes.least + random_.NextBelow(sizes.most - sizes.least + 1);
 }
 

@@ -34,8 +34,8 @@ struct Behaviour {
   Milliseconds away_ms = 5'000;  // ... after so long
   std::int64_t examples = 100;
   int max_experts = 0;  // 0: no limit
-  // Of an update, drawn from `least` to `most`, as near as the model and the task's encoding allow
-  // (UpdateTemplate); most 0: whole updates.
+  // Of an update, drawn from `least`, 1 or more, to `most`, as near as the model and the task's
+  // encoding allow (UpdateTemplate); most 0: whole updates.
   UpdateSizes update_bytes;
   std::uint64_t seed = 1;
 };
@@ -51,10 +51,12 @@ class ThinFleetObserver {
   }
   // Shards that came with their task.
   virtual void OnCarried(std::uint64_t bytes) { static_cast<void>(bytes); }
-  virtual void OnVerdict(const TaskAssignment&, const Verdict&, std::uint64_t bytes,
-                         double seconds) {
-    static_cast<void>(bytes), static_cast<void>(seconds);
-  }
+  struct Upload {
+    std::uint64_t update_bytes = 0;  // of the whole
+    std::uint64_t sent_bytes = 0;    // fewer where the coordinator answered before the end
+    double seconds = 0.0;
+  };
+  virtual void OnVerdict(const TaskAssignment&, const Verdict&, const Upload&) {}
   // A call that failed and is made again.
   virtual void OnRetry(const Status&) {}
   // Once: OK where the run is over, else why the client gave up.
@@ -67,11 +69,11 @@ class SharedTemplate {
  public:
   // Errors of ParseModelOptions() and BuildModelSpec(), or FAILED_PRECONDITION where the spec is
   // not the coordinator's.
-  Result<const ModelSpec*> Get(const RegisterReply& run);
-  // Made at the first task that asks for updates so encoded. After Get() only; stays.
+  Result<const ModelSpec*> SpecOf(const RegisterReply& run);
+  // Made at the first task that asks for updates so encoded. After SpecOf() only; stays.
   const UpdateTemplate& For(const TaskAssignment& task);
   // Warns, once, where updates of so many bytes cannot be had.
-  void Compare(const UpdateSizes& wanted, const TaskAssignment& task);
+  void WarnWhereOutOfReach(const UpdateSizes& wanted, const TaskAssignment& task);
 
  private:
   std::mutex mutex_;

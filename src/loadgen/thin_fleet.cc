@@ -45,15 +45,15 @@ class ThinFleet::Counter final : public ThinFleetObserver {
     Count([bytes](ThinFleetTotals& totals) { totals.bytes_down += bytes; });
     if (also_ != nullptr) also_->OnCarried(bytes);
   }
-  void OnVerdict(const TaskAssignment& task, const Verdict& verdict, std::uint64_t bytes,
-                 double seconds) override {
+  void OnVerdict(const TaskAssignment& task, const Verdict& verdict,
+                 const Upload& upload) override {
     Count([&](ThinFleetTotals& totals) {
       ++(verdict.accepted() ? totals.accepted : totals.rejected);
-      totals.bytes_up += bytes;
-      totals.submit_s.push_back(seconds);
-      totals.update_bytes.push_back(static_cast<double>(bytes));
+      totals.bytes_up += upload.sent_bytes;
+      totals.submit_s.push_back(upload.seconds);
+      totals.update_bytes.push_back(static_cast<double>(upload.update_bytes));
     });
-    if (also_ != nullptr) also_->OnVerdict(task, verdict, bytes, seconds);
+    if (also_ != nullptr) also_->OnVerdict(task, verdict, upload);
   }
   void OnRetry(const Status& status) override {
     Count([](ThinFleetTotals& totals) { ++totals.retries; });

@@ -22,16 +22,6 @@ std::vector<float> OnePeriod() {
   return values;
 }
 
-std::vector<float> DeltaOf(std::uint64_t elements) {
-  static const std::vector<float> period = OnePeriod();
-  std::vector<float> delta(elements);
-  for (std::size_t i = 0; i < delta.size(); i += kPeriod) {
-    const std::size_t count = std::min(kPeriod, delta.size() - i);
-    std::copy_n(period.begin(), count, delta.begin() + static_cast<std::ptrdiff_t>(i));
-  }
-  return delta;
-}
-
 std::vector<std::byte> Framed(const OutgoingBlock& block) {
   std::vector<std::byte> framed;
   static_cast<void>(EncodeUpdateBlock(block, [&](std::span<const std::byte> bytes) {
@@ -88,39 +78,48 @@ std::size_t TemplateUpdate::Take(std::span<std::byte> out) {
 UpdateTemplate::UpdateTemplate(const ModelSpec& spec, const UploadOptions& upload)
     : spec_(spec),
       upload_(upload),
-      blocks_(spec.blocks.size()),
-      expert_bytes_(static_cast<std::size_t>(spec.experts)) {
-  for (std::size_t i = 0; i < spec.blocks.size(); ++i) {
-    const ParameterBlock& block = spec.blocks[i];
-    if (block.owner == BlockOwner::kClient) continue;
-    const auto elements = static_cast<std::uint64_t>(block.ElementCount());
-    const Encoding encoding = BlockEncodingOf(upload, elements);
-    const std::vector<float> delta = DeltaOf(elements);
-    OutgoingBlock outgoing{.parameter = static_cast<int>(i), .delta = delta};
-    EncodedBlock encoded;
-    if (encoding != Encoding::kFloat32 || upload.zstd) {
-      // Finite and small: nothing to go wrong.
-      encoded = EncodeBlock(delta, {.encoding = encoding,
-                                    .kept = KeptElements(upload, elements),
-                                    .key = i,
-                                    .zstd = upload.zstd})
-                    .value();
-      outgoing.encoded = &encoded;
-    }
-    // What fits into the least payload gains nothing.
-    blocks_[i] = {
-        .bytes = Framed(outgoing),
-        .elements = elements,
-        .thins = upload.encoding == Encoding::kTopK && elements * sizeof(float) > kUpdateAlignment};
-    const bool of_expert = block.owner == BlockOwner::kExpert;
-    (of_expert ? expert_bytes_[static_cast<std::size_t>(block.expert)] : trunk_bytes_) +=
-        blocks_[i].bytes.size();
+      period_(OnePeriod()),
+      blocks_(std::make_unique<LazyBlock[]>(spec.blocks.size())) {}
+
+std::uint64_t UpdateTemplate::ElementsOf(std::size_t parameter) const {
+  return static_cast<std::uint64_t>(spec_.blocks[parameter].ElementCount());
+}
+
+std::span<const std::byte> UpdateTemplate::BlockAt(std::size_t parameter) const {
+  LazyBlock& block = blocks_[parameter];
+  std::call_once(block.made, [&] { block.bytes = MakeBlock(parameter); });
+  return block.bytes;
+}
+
+std::vector<std::byte> UpdateTemplate::MakeBlock(std::size_t parameter) const {
+  const std::uint64_t elements = ElementsOf(parameter);
+  std::vector<float> delta(elements);
+  for (std::size_t i = 0; i < delta.size(); i += kPeriod) {
+    const std::size_t count = std::min(kPeriod, delta.size() - i);
+    std::copy_n(period_.begin(), count, delta.begin() + static_cast<std::ptrdiff_t>(i));
   }
+  OutgoingBlock outgoing{.parameter = static_cast<int>(parameter), .delta = delta};
+  const Encoding encoding = BlockEncodingOf(upload_, elements);
+  if (encoding == Encoding::kFloat32 && !upload_.zstd) return Framed(outgoing);
+  // Finite and small: nothing to go wrong.
+  const EncodedBlock encoded = EncodeBlock(delta, {.encoding = encoding,
+                                                   .kept = KeptElements(upload_, elements),
+                                                   .key = parameter,
+                                                   .zstd = upload_.zstd})
+                                   .value();
+  outgoing.encoded = &encoded;
+  return Framed(outgoing);
+}
+
+// What fits into the least payload gains nothing.
+bool UpdateTemplate::Thins(std::size_t parameter) const {
+  return upload_.encoding == Encoding::kTopK &&
+         ElementsOf(parameter) * sizeof(float) > kUpdateAlignment;
 }
 
 bool UpdateTemplate::Sends(std::size_t parameter, const std::vector<ExpertIndex>& experts) const {
   const ParameterBlock& block = spec_.blocks[parameter];
-  if (blocks_[parameter].bytes.empty()) return false;
+  if (block.owner == BlockOwner::kClient) return false;
   return block.owner != BlockOwner::kExpert ||
          std::binary_search(experts.begin(), experts.end(), block.expert);
 }
@@ -136,13 +135,17 @@ TemplateUpdate UpdateTemplate::Make(const TaskAssignment& task, std::uint64_t by
 
 UpdateSizes UpdateTemplate::Sizes(const TaskAssignment& task) const {
   UpdateSizes sizes{.least = kUpdateAlignment, .most = kUpdateAlignment};
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+  for (std::size_t i = 0; i < spec_.blocks.size(); ++i) {
     if (!Sends(i, task.experts)) continue;
-    const Block& block = blocks_[i];
+    if (Thins(i)) {
+      sizes.least += ThinBytes(kLeastKept);
+      sizes.most += ThinBytes(MostKept(ElementsOf(i)));
+      continue;
+    }
     const bool leaves_out =
         upload_.encoding != Encoding::kTopK && spec_.blocks[i].owner == BlockOwner::kExpert;
-    if (!leaves_out) sizes.least += block.thins ? ThinBytes(kLeastKept) : block.bytes.size();
-    sizes.most += block.thins ? ThinBytes(MostKept(block.elements)) : block.bytes.size();
+    if (!leaves_out) sizes.least += BlockAt(i).size();
+    sizes.most += BlockAt(i).size();
   }
   return sizes;
 }
@@ -154,10 +157,10 @@ TemplateUpdate UpdateTemplate::Assemble(const TaskAssignment& task,
   update.own_ = std::move(own);
   update.total_bytes_ = kUpdateAlignment;
   update.pieces_.emplace_back();  // the preamble's place
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+  for (std::size_t i = 0; i < spec_.blocks.size(); ++i) {
     if (!Sends(i, update.experts_)) continue;
     const auto found = update.own_.find(i);
-    update.pieces_.emplace_back(found != update.own_.end() ? found->second : blocks_[i].bytes);
+    update.pieces_.push_back(found != update.own_.end() ? found->second : BlockAt(i));
     update.total_bytes_ += update.pieces_.back().size();
   }
   const auto count = static_cast<std::uint32_t>(update.pieces_.size() - 1);
@@ -169,19 +172,18 @@ TemplateUpdate UpdateTemplate::Assemble(const TaskAssignment& task,
 // What is beyond the least is shared out in proportion to the blocks' values.
 TemplateUpdate UpdateTemplate::Thinned(const TaskAssignment& task, std::uint64_t bytes) const {
   std::uint64_t elements = 0;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    if (blocks_[i].thins && Sends(i, task.experts)) elements += blocks_[i].elements;
+  for (std::size_t i = 0; i < spec_.blocks.size(); ++i) {
+    if (Thins(i) && Sends(i, task.experts)) elements += ElementsOf(i);
   }
   const std::uint64_t least = Sizes(task).least;
   const double room = bytes > least ? static_cast<double>(bytes - least) : 0.0;
   OwnBlocks own;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const Block& block = blocks_[i];
-    if (!block.thins || !Sends(i, task.experts)) continue;
-    const double share = static_cast<double>(block.elements) / static_cast<double>(elements);
+  for (std::size_t i = 0; i < spec_.blocks.size(); ++i) {
+    if (!Thins(i) || !Sends(i, task.experts)) continue;
+    const double share = static_cast<double>(ElementsOf(i)) / static_cast<double>(elements);
     const auto more = static_cast<std::uint64_t>(room * share) / kUpdateAlignment;
-    const std::uint64_t kept = std::min(kLeastKept * (1 + more), MostKept(block.elements));
-    own.emplace(i, ThinBlock(static_cast<int>(i), block.elements, kept));
+    const std::uint64_t kept = std::min(kLeastKept * (1 + more), MostKept(ElementsOf(i)));
+    own.emplace(i, ThinBlock(static_cast<int>(i), ElementsOf(i), kept));
   }
   return Assemble(task, task.experts, std::move(own));
 }
@@ -189,11 +191,15 @@ TemplateUpdate UpdateTemplate::Thinned(const TaskAssignment& task, std::uint64_t
 std::vector<ExpertIndex> UpdateTemplate::ThatFit(const TaskAssignment& task,
                                                  std::uint64_t bytes) const {
   const std::size_t held = task.experts.size();
-  std::uint64_t total = kUpdateAlignment + trunk_bytes_;
+  const std::uint64_t offset = static_cast<std::uint64_t>(task.round) + KeyOf(task.client);
+  std::uint64_t total = Sizes(task).least;
   std::vector<ExpertIndex> fit;
   for (std::size_t i = 0; i < held; ++i) {
-    const ExpertIndex expert = task.experts[(task.task + i) % held];
-    const std::uint64_t more = expert_bytes_[static_cast<std::size_t>(expert)];
+    const ExpertIndex expert = task.experts[(offset + i) % held];
+    std::uint64_t more = 0;
+    for (const int block : spec_.BlocksOf(ShardOfExpert(expert))) {
+      more += BlockAt(static_cast<std::size_t>(block)).size();
+    }
     if (total + more > bytes) continue;
     total += more;
     fit.push_back(expert);

@@ -1,9 +1,12 @@
-// The update that every thin client sends: encoded once, whoever sends it and however often.
+// The updates that thin clients send. A block is encoded once, whoever sends it and however often,
+// but for blocks of topk whose size is asked for: each upload has its own of these.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -16,9 +19,11 @@
 namespace fedmoe {
 
 // The bytes of one task's update: a preamble of its own, then blocks of the template's or its own.
-// Pieces are taken one after another. Movable; not thread-safe.
+// Pieces are taken one after another. Not thread-safe.
 class TemplateUpdate {
  public:
+  TemplateUpdate(TemplateUpdate&&) = default;
+  TemplateUpdate& operator=(TemplateUpdate&&) = default;
   std::uint64_t total_bytes() const { return total_bytes_; }
   // Those whose blocks it has, ascending.
   const std::vector<ExpertIndex>& experts() const { return experts_; }
@@ -27,6 +32,7 @@ class TemplateUpdate {
 
  private:
   friend class UpdateTemplate;
+  TemplateUpdate() = default;
   std::vector<std::byte> preamble_;
   std::map<std::size_t, std::vector<std::byte>> own_;  // by parameter
   std::vector<std::span<const std::byte>> pieces_;
@@ -42,33 +48,34 @@ struct UpdateSizes {
   std::uint64_t most = 0;
 };
 
-// Deltas of a model's blocks, encoded as the tasks ask for them. Small random numbers, the same for
-// each task: what they are is of no account to who moves them. Immutable, so thread-safe; holds one
-// model.
+// Deltas of a model's blocks, encoded as the tasks ask for them. Small numbers, the same for each
+// task: what they are is of no account to who moves them. A block is made when it is first asked
+// for, and stays: holds one model at the most. Thread-safe.
 class UpdateTemplate {
  public:
   UpdateTemplate(const ModelSpec& spec, const UploadOptions& upload);
 
   // Every trunk block and the blocks of the task's experts, as a client sends whose every expert
-  // had tokens. The template must outlive it.
+  // had tokens. The template must outlive it; the task's experts are the model's.
   TemplateUpdate Make(const TaskAssignment& task) const;
   // One of `bytes` at most, and as near to that as the format allows; of the least size where that
   // is more. Of topk, all experts with fewer or more values of each block, not compressed: it falls
   // short by less than 64 bytes a block. Of any other encoding, the trunk and as many experts as
-  // fit, for an expert without tokens is not sent; tasks that follow one another begin with
-  // different ones.
+  // fit, for an expert without tokens is not sent; which come first changes from round to round.
   TemplateUpdate Make(const TaskAssignment& task, std::uint64_t bytes) const;
   // What Make(task, bytes) can come to.
   UpdateSizes Sizes(const TaskAssignment& task) const;
 
-  const ModelSpec& spec() const { return spec_; }
-
  private:
-  struct Block {
-    std::vector<std::byte> bytes;  // empty: is not sent
-    std::uint64_t elements = 0;
-    bool thins = false;  // topk may send fewer of it
+  struct LazyBlock {
+    std::once_flag made;
+    std::vector<std::byte> bytes;  // header, payload, padding
   };
+  std::uint64_t ElementsOf(std::size_t parameter) const;
+  std::span<const std::byte> BlockAt(std::size_t parameter) const;
+  std::vector<std::byte> MakeBlock(std::size_t parameter) const;
+  // Whether topk may send fewer of its values.
+  bool Thins(std::size_t parameter) const;
   bool Sends(std::size_t parameter, const std::vector<ExpertIndex>& experts) const;
   using OwnBlocks = std::map<std::size_t, std::vector<std::byte>>;
   // `own` in place of the template's.
@@ -79,9 +86,9 @@ class UpdateTemplate {
 
   const ModelSpec spec_;
   const UploadOptions upload_;
-  std::vector<Block> blocks_;  // by parameter
-  std::uint64_t trunk_bytes_ = 0;
-  std::vector<std::uint64_t> expert_bytes_;
+  const std::vector<float> period_;  // of the deltas of every block
+  // By parameter.
+  const std::unique_ptr<LazyBlock[]> blocks_;
 };
 
 // What a client could claim about its training of a task of which `trained` experts had tokens;

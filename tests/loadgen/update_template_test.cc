@@ -47,20 +47,21 @@ std::string Bytes(TemplateUpdate update, std::size_t piece) {
 constexpr std::size_t kPiece = 4'096;
 
 // What the coordinator says of the update.
-Verdict Judge(const TemplateUpdate& update, const TaskAssignment& task, const ModelSpec& spec) {
+Verdict Judge(TemplateUpdate update, const TaskAssignment& task, const ModelSpec& spec) {
   const TempDir directory;
-  const std::string bytes = Bytes(update, kPiece);
-  EXPECT_EQ(bytes.size(), update.total_bytes());
+  const std::uint64_t total = update.total_bytes();
+  const std::vector<ExpertIndex> experts = update.experts();
+  const std::string bytes = Bytes(std::move(update), kPiece);
+  EXPECT_EQ(bytes.size(), total);
   EXPECT_OK(WriteFileAtomically(PosixFileSystem(), directory.File("update"), bytes));
   const auto file = PosixFileSystem().Open(directory.File("update")).value();
   const ParsedUpdate parsed = ParseUpdate(*file, task.task, spec.blocks.size()).value();
   if (!parsed.verdict.accepted()) return parsed.verdict;
-  const UpdateHeader header{
-      .task = task.task,
-      .client = task.client,
-      .round = task.round,
-      .total_bytes = bytes.size(),
-      .feedback = FeedbackOf(spec, update.experts(), 50, {.25, .25, .25, .25})};
+  const UpdateHeader header{.task = task.task,
+                            .client = task.client,
+                            .round = task.round,
+                            .total_bytes = bytes.size(),
+                            .feedback = FeedbackOf(spec, experts, 50, {.25, .25, .25, .25})};
   const Verdict valid = ValidateUpdate(header, parsed.blocks, task, spec);
   return valid.accepted() ? VerifyPayloads(*file, parsed.blocks, spec).value() : valid;
 }
@@ -80,9 +81,9 @@ TEST(UpdateTemplateTest, TheCoordinatorTakesItsUpdatesInAnyEncoding) {
         SCOPED_TRACE(fmt::format("{}{}, {} experts", EncodingName(encoding), zstd ? " zstd" : "",
                                  experts.size()));
         const TaskAssignment task = TaskOf(experts, upload);
-        const TemplateUpdate update = update_template.Make(task);
+        TemplateUpdate update = update_template.Make(task);
         EXPECT_EQ(update.experts(), experts);
-        const Verdict verdict = Judge(update, task, spec);
+        const Verdict verdict = Judge(std::move(update), task, spec);
         EXPECT_TRUE(verdict.accepted()) << verdict.detail;
       }
     }
@@ -92,22 +93,26 @@ TEST(UpdateTemplateTest, TheCoordinatorTakesItsUpdatesInAnyEncoding) {
 TEST(UpdateTemplateTest, IsAsLongAsIsAskedFor) {
   const ModelSpec spec = SmallSpec();
   for (const Encoding encoding : kEncodingsOfUploads) {
-    const UploadOptions upload{.encoding = encoding, .top_k_fraction = 0.3};
-    const UpdateTemplate update_template(spec, upload);
-    const TaskAssignment task = TaskOf({0, 1, 2, 3}, upload);
-    const UpdateSizes sizes = update_template.Sizes(task);
-    const std::uint64_t steps =
-        encoding == Encoding::kTopK ? 64 * spec.blocks.size() : (sizes.most - sizes.least) / 4;
-    EXPECT_LT(sizes.least, sizes.most);
-    EXPECT_EQ(update_template.Make(task, 1).total_bytes(), sizes.least);
-    EXPECT_EQ(update_template.Make(task, 1 << 30).total_bytes(), sizes.most);
-    for (std::uint64_t bytes = 1; bytes < sizes.most + 300; bytes += 97) {
-      SCOPED_TRACE(fmt::format("{}, {} bytes", EncodingName(encoding), bytes));
-      const TemplateUpdate update = update_template.Make(task, bytes);
-      EXPECT_LE(update.total_bytes(), std::max(bytes, sizes.least));
-      EXPECT_GT(update.total_bytes() + steps, std::min(bytes, sizes.most));
-      const Verdict verdict = Judge(update, task, spec);
-      EXPECT_TRUE(verdict.accepted()) << verdict.detail;
+    for (const bool zstd : {false, true}) {
+      const UploadOptions upload{.encoding = encoding, .top_k_fraction = 0.3, .zstd = zstd};
+      const UpdateTemplate update_template(spec, upload);
+      const TaskAssignment task = TaskOf({0, 1, 2, 3}, upload);
+      const UpdateSizes sizes = update_template.Sizes(task);
+      // An expert, of which all are about as long.
+      const std::uint64_t steps = encoding == Encoding::kTopK ? 64 * spec.blocks.size()
+                                                              : (sizes.most - sizes.least) / 4 + 64;
+      EXPECT_LT(sizes.least, sizes.most);
+      EXPECT_EQ(update_template.Make(task, 1).total_bytes(), sizes.least);
+      EXPECT_EQ(update_template.Make(task, 1 << 30).total_bytes(), sizes.most);
+      for (std::uint64_t bytes = 1; bytes < sizes.most + 300; bytes += 97) {
+        SCOPED_TRACE(
+            fmt::format("{}{}, {} bytes", EncodingName(encoding), zstd ? " zstd" : "", bytes));
+        TemplateUpdate update = update_template.Make(task, bytes);
+        EXPECT_LE(update.total_bytes(), std::max(bytes, sizes.least));
+        EXPECT_GT(update.total_bytes() + steps, std::min(bytes, sizes.most));
+        const Verdict verdict = Judge(std::move(update), task, spec);
+        EXPECT_TRUE(verdict.accepted()) << verdict.detail;
+      }
     }
   }
 }
@@ -118,7 +123,10 @@ TEST(UpdateTemplateTest, EveryExpertThatTheTaskHoldsHasItsTurn) {
   TaskAssignment task = TaskOf({0, 2, 3});
   const UpdateSizes sizes = update_template.Sizes(task);
   std::vector<ExpertIndex> sent;
-  for (task.task = 30; task.task < 33; ++task.task) {
+  for (int i = 0; i < 3; ++i) {
+    // As if three clients had a task a round.
+    task.task += 3;
+    ++task.round;
     const TemplateUpdate update =
         update_template.Make(task, sizes.least + (sizes.most - sizes.least) / 3);
     sent.insert(sent.end(), update.experts().begin(), update.experts().end());
