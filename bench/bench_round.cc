@@ -93,6 +93,7 @@ class RoundClock final : public ThinFleetObserver {
 
 struct RunRow {
   std::vector<double> seconds;  // of each round
+  double peak_rss_mb = 0.0;     // of the coordinator
   double rss_over_model = 0.0;
   double processor_s = 0.0;  // of the coordinator, a round
 };
@@ -160,6 +161,7 @@ class Bench {
     }
     if (!options_.keep) std::filesystem::remove_all(run);
     return {.seconds = clock.Seconds(),
+            .peak_rss_mb = static_cast<double>(peak) / 1e6,
             .rss_over_model =
                 static_cast<double>(peak - std::min(peak, idle)) / static_cast<double>(bytes),
             .processor_s = processor / rounds};
@@ -232,12 +234,15 @@ class Bench {
     line_["bare_" + name + "_s"] = Median(yardstick);
     line_["ratio_" + name] = round_s / Median(yardstick);
     line_["coordinator_cpu_" + name + "_s"] = full.processor_s;
+    line_["peak_rss_" + name + "_mb"] = full.peak_rss_mb;
+    line_["peak_rss_" + name + "_none_mb"] = none.peak_rss_mb;
     fmt::print(
         "{:>10}  a round: {:8.4f} s (p95 {:.4f}), not durable {:8.4f} s (p95 {:.4f}); bare gRPC "
-        "{:.4f} s + 3 syncs {:.4f} s: ratio {:.2f}; the coordinator's processor time {:.4f} s\n",
+        "{:.4f} s + 3 syncs {:.4f} s: ratio {:.2f}; the coordinator's processor time {:.4f} s, "
+        "peak resident memory {:.0f} MB\n",
         name, round_s, Quantile(full.seconds, 0.95), Median(none.seconds),
         Quantile(none.seconds, 0.95), Median(bare.transfer_s), Median(bare.sync_s),
-        round_s / Median(yardstick), full.processor_s);
+        round_s / Median(yardstick), full.processor_s, full.peak_rss_mb);
     std::fflush(stdout);
   }
 
@@ -250,12 +255,14 @@ class Bench {
         const RunRow row = RunRounds(bytes, clients, clients == 4 ? 4 : 2, "full", optimizer);
         if (clients == 4) of_four = row.rss_over_model;
         line_[fmt::format("rss_over_model_{}_clients_{}", clients, optimizer)] = row.rss_over_model;
+        line_[fmt::format("peak_rss_{}_clients_{}_mb", clients, optimizer)] = row.peak_rss_mb;
         worst[clients] = std::max(worst[clients], row.rss_over_model);
-        fmt::print("{:>10}  {} x 100mb: peak resident less idle is {:.2f} of the model{}\n",
-                   optimizer, clients, row.rss_over_model,
-                   clients == 4 ? ""
-                                : fmt::format(", {:.2f} of that with 4 clients",
-                                              row.rss_over_model / of_four));
+        fmt::print(
+            "{:>10}  {} x 100mb: peak resident memory {:.0f} MB, less idle {:.2f} of the model{}\n",
+            optimizer, clients, row.peak_rss_mb, row.rss_over_model,
+            clients == 4
+                ? ""
+                : fmt::format(", {:.2f} of that with 4 clients", row.rss_over_model / of_four));
         std::fflush(stdout);
       }
     }

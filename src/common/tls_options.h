@@ -27,10 +27,8 @@ struct ClientTlsOptions {
   bool enabled() const { return !ca.empty(); }
 };
 
-// Whether only this machine can reach "HOST:PORT".
-inline bool IsLoopback(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
-}
+// Whether only this machine can reach "HOST:PORT": an address of 127.0.0.0/8 in full, [::1], or
+// localhost, of which who listens makes sure (Listener).
+bool IsLoopback(const std::string& address);
 
 }  // namespace fedmoe

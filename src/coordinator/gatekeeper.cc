@@ -90,7 +90,6 @@ void Gatekeeper::RecordRegistration(const Caller& caller, const std::string& nam
 
 Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
                               const std::string& client) {
-  if (!client.empty()) FEDMOE_RETURN_IF_ERROR(CheckName(client));
   Status status;
   if (options_.mutual()) {
     if (caller.name != options_.admin) {
@@ -103,6 +102,7 @@ Status Gatekeeper::CheckAdmin(const Caller& caller, const std::string& command,
     status =
         Denied("without mutual TLS, fedmoe-admin works on the coordinator's own machine alone");
   }
+  if (status.ok() && !client.empty()) status = CheckName(client);
   // Status is asked for every second by some, and changes nothing.
   if (!status.ok() || command != "status") {
     Record(status.ok() ? "commanded" : "rejected", caller, client,
@@ -119,19 +119,28 @@ Status Gatekeeper::Restore(const Caller& caller, const std::string& name) {
   return Change(caller, name, /*revoke=*/false);
 }
 
+Status Gatekeeper::Keep(const std::set<std::string>& names) {
+  std::string text;
+  for (const std::string& each : names) text += each + "\n";
+  return WriteFileAtomically(files_, path_, std::string_view(text));
+}
+
 Status Gatekeeper::Change(const Caller& caller, const std::string& name, bool revoke) {
   FEDMOE_RETURN_IF_ERROR(CheckName(name));
   const std::lock_guard changing(changing_);
-  std::set<std::string> names;
+  std::set<std::string> before;
   {
     const std::lock_guard lock(mutex_);
-    names = revoked_;
+    before = revoked_;
   }
+  std::set<std::string> names = before;
   const bool changed = revoke ? names.insert(name).second : names.erase(name) > 0;
   if (!changed) return Status::Ok();
-  std::string text;
-  for (const std::string& each : names) text += each + "\n";
-  FEDMOE_RETURN_IF_ERROR(WriteFileAtomically(files_, path_, std::string_view(text)));
+  if (const Status kept = Keep(names); !kept.ok()) {
+    // Whatever it left there, after a restart no other names must hold than do now.
+    static_cast<void>(Keep(before));
+    return kept;
+  }
   {
     const std::lock_guard lock(mutex_);
     revoked_ = std::move(names);

@@ -59,6 +59,7 @@ class Gatekeeper {
   void Record(const std::string& event, const Caller& caller, const std::string& client,
               const std::string& detail) const;
   Status Change(const Caller& caller, const std::string& name, bool revoke);
+  Status Keep(const std::set<std::string>& names);
 
   FileSystem& files_;
   const std::string path_;  // of revoked.txt

@@ -87,6 +87,21 @@ Status Resolve(const std::string& host, const std::string& port, Addresses& foun
   return Status::Ok();
 }
 
+bool IsOfThisMachine(const addrinfo& address) {
+  if (address.ai_family == AF_INET6) {
+    return IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6*>(address.ai_addr)->sin6_addr);
+  }
+  const auto& v4 = *reinterpret_cast<const sockaddr_in*>(address.ai_addr);
+  return (ntohl(v4.sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
+}
+
+std::string TextOf(const addrinfo& address) {
+  char text[NI_MAXHOST] = "?";
+  static_cast<void>(::getnameinfo(address.ai_addr, address.ai_addrlen, text, sizeof(text), nullptr,
+                                  0, NI_NUMERICHOST));
+  return text;
+}
+
 // Whether the list has the address before, too.
 bool IsBefore(const addrinfo& list, const addrinfo& address) {
   for (const addrinfo* each = &list; each != &address; each = each->ai_next) {
@@ -184,6 +199,10 @@ Status Listener::Bind(const std::string& address) {
       for (addrinfo* next = found.get(); next != nullptr; next = next->ai_next) {
         if (next->ai_family != AF_INET && next->ai_family != AF_INET6) continue;
         if (IsBefore(*found, *next)) continue;
+        if (host == "localhost" && !IsOfThisMachine(*next)) {
+          return cannot("localhost is " + TextOf(*next) +
+                        " here, which other machines may reach; say 127.0.0.1");
+        }
         if (port_ != 0) SetPort(*next, port_);
         int why = 0;
         const int socket = Listen(*next, why);

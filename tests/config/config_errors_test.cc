@@ -158,6 +158,11 @@ INSTANTIATE_TEST_SUITE_P(
              "x.yaml:3: server.address must be of this machine alone without TLS (got "
              "'0.0.0.0:7070'): set server.tls, or, within a network that you trust, "
              "server.allow_plaintext to true"},
+        Case{"PlainAtANameThatLooksLikeThisMachine",
+             "fleet:\nserver:\n  address: 127.example.lan:7070\n",
+             "x.yaml:3: server.address must be of this machine alone without TLS (got "
+             "'127.example.lan:7070'): set server.tls, or, within a network that you trust, "
+             "server.allow_plaintext to true"},
         Case{"FewerConnectionsThanClients",
              "fleet:\nserver:\n  max_connections: 10\n  max_clients: 11\n",
              "x.yaml:3: server.max_connections must be 0, or no less than server.max_clients (got "

@@ -118,33 +118,46 @@ TEST_F(GatekeeperTest, TheNamesAreReadAsAnEditorLeavesThemOrNotAtAll) {
 
 TEST_F(GatekeeperTest, WhatIsNoNameIsNotRevoked) {
   const auto gate = Open(true);
-  EXPECT_EQ(gate->CheckAdmin(kNorth, "revoke", std::string(100, 'x')),
+  EXPECT_EQ(gate->CheckAdmin(kAdmin, "revoke", std::string(100, 'x')),
             InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got '" +
                             std::string(80, 'x') + "')"));
+  EXPECT_EQ(gate->CheckAdmin(kNorth, "revoke", "a\nb").code(), StatusCode::kPermissionDenied)
+      << "first of all, who asks";
   EXPECT_EQ(
       gate->Revoke(kAdmin, "a\nb"),
       InvalidArgument("client name must be 1 to 64 characters of [A-Za-z0-9._-] (got 'a\nb')"));
   EXPECT_THAT(gate->Revoked(), IsEmpty());
 }
 
-// Nobody is told of a revocation that a restart would forget.
+// Nobody is told of a revocation that a restart would forget, and no other is forgotten.
 TEST_F(GatekeeperTest, ARevocationThatCannotBeKeptIsNone) {
+  using Fault = FaultFileSystem::Fault;
   FaultFileSystem files(PosixFileSystem());
   const auto gate = Open(true, files);
-  gate->audit().Flush();
-  const std::int64_t before = files.operations();
+  const auto operations = [&] {
+    gate->audit().Flush();
+    return files.operations();
+  };
+  ASSERT_TRUE(gate->Revoke(kAdmin, "west").ok());
+  const std::int64_t before = operations();
   ASSERT_TRUE(gate->Revoke(kAdmin, "east").ok());
-  gate->audit().Flush();
-  const std::int64_t after = files.operations();
+  // The last two are the audit log's.
+  const std::int64_t count = operations() - before - 2;
   ASSERT_TRUE(gate->Restore(kAdmin, "east").ok());
-  gate->audit().Flush();
-  // But for the directory's sync, the last of WriteFileAtomically and before the audit's two.
-  for (std::int64_t i = 0; i < after - before - 3; ++i) {
-    files.FailAt(files.operations() + i, FaultFileSystem::Fault::kIoError);
-    EXPECT_FALSE(gate->Revoke(kAdmin, "north").ok()) << i;
-    EXPECT_TRUE(gate->CheckClient(kNorth, "north").ok()) << i;
-    EXPECT_THAT(Open(true)->Revoked(), IsEmpty()) << i;
-    files.Clear();
+  for (const Fault fault : {Fault::kNoSpace, Fault::kIoError, Fault::kShortWrite, Fault::kSyncFails,
+                            Fault::kTornRename}) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      SCOPED_TRACE(std::to_string(static_cast<int>(fault)) + " at " + std::to_string(i));
+      const std::int64_t faults = files.faults();
+      files.FailAt(operations() + i, fault);
+      const Status revoked = gate->Revoke(kAdmin, "north");
+      EXPECT_EQ(revoked.ok(), files.faults() == faults) << revoked.ToString();
+      files.Clear();
+      EXPECT_EQ(gate->CheckClient(kNorth, "north").ok(), !revoked.ok());
+      EXPECT_EQ(Open(true)->Revoked(), gate->Revoked());
+      ASSERT_TRUE(gate->Restore(kAdmin, "north").ok());
+      EXPECT_THAT(Open(true)->Revoked(), ElementsAre("west"));
+    }
   }
 }
 
