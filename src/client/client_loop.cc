@@ -157,6 +157,7 @@ Status ClientLoop::Accept(const RegisterReply& reply) {
   EndWork();
   saved_update_.reset();
   saved_evaluation_.reset();
+  partial_.reset();
   state_.BeginRun(reply.run_id);
   if (state_.end() && state_.end()->run_id != reply.run_id) ForgetEnd();
   Result<ModelSpec> spec = options_.build_spec(reply.preset, reply.options);

@@ -300,7 +300,8 @@ Status GrpcTransport::FetchShards(const SessionId& session,
     const std::uint64_t before = progress.bytes;
     const Status status = FetchOnce(session, shards, progress, sink);
     if (progress.bytes > before) attempt = 1;
-    const bool cut = !progress.refused && IsCut(status) && progress.bytes > 0;
+    const bool begun = progress.bytes > 0 || first_offset > 0;
+    const bool cut = !progress.refused && IsCut(status) && begun;
     if (!cut || attempt > kResumeAttempts) return status;
     FEDMOE_RETURN_IF_ERROR(WaitToResume(attempt));
   }

@@ -119,6 +119,8 @@ std::uint64_t GoOn(std::optional<PartialShard>& partial, std::vector<ShardRefere
     partial.reset();
     return 0;
   }
+  // Of equal content, the one that is asked for.
+  partial->shard.shard = begun->shard;
   std::rotate(missing.begin(), begun, begun + 1);
   return partial->filled;
 }
@@ -156,7 +158,9 @@ Result<std::map<int, HeldShard>> FetchTaskShards(const ShardFetchContext& contex
     }
     status = FetchOnce(context, session, missing, held, attempt > 0);
     if (status.ok()) return held;
-    if (status.code() != StatusCode::kDataLoss) return status;
+    // Which the coordinator may refuse to go on with, as when it is not as long any more.
+    const bool refused = status.code() == StatusCode::kInvalidArgument && context.partial;
+    if (status.code() != StatusCode::kDataLoss && !refused) return status;
     context.partial.reset();
     if (attempt == 0) spdlog::warn("{}; fetching it again", status.message());
   }

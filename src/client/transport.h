@@ -31,8 +31,7 @@ class Transport {
   using ShardSink = std::function<Status(const ShardReference& shard, std::uint64_t offset,
                                          std::span<const std::byte> bytes)>;
   virtual Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                             const ShardSink& sink, bool damaged,
-                             std::uint64_t first_offset = 0) = 0;
+                             const ShardSink& sink, bool damaged, std::uint64_t first_offset) = 0;
   // `encode` writes header.total_bytes bytes into the sink that it is given. `again`: these bytes
   // were sent before, and what the coordinator has of them need not be sent twice. The
   // coordinator's verdict is the value.

@@ -138,7 +138,9 @@ Status Gatekeeper::Change(const Caller& caller, const std::string& name, bool re
   if (!changed) return Status::Ok();
   if (const Status kept = Keep(names); !kept.ok()) {
     // Whatever it left there, after a restart no other names must hold than do now.
-    static_cast<void>(Keep(before));
+    if (const Status back = Keep(before); !back.ok()) {
+      spdlog::error("{} may not say who is revoked: {}", path_, back.message());
+    }
     return kept;
   }
   {

@@ -101,7 +101,11 @@ Reactor* Refuse(Reactor* reactor, const Status& status) {
   return reactor;
 }
 
-class CoordinatorService final : public v1::Coordinator::CallbackService {
+// FetchShards answers with serialized messages.
+using ServiceWithRawFetch =
+    v1::Coordinator::WithRawCallbackMethod_FetchShards<v1::Coordinator::CallbackService>;
+
+class CoordinatorService final : public ServiceWithRawFetch {
  public:
   CoordinatorService(CoordinatorCore& core, Gatekeeper& gate, TransferBounds& bounds)
       : core_(core), gate_(gate), bounds_(bounds) {}
@@ -150,9 +154,15 @@ class CoordinatorService final : public v1::Coordinator::CallbackService {
     return reactor;
   }
 
-  grpc::ServerWriteReactor<v1::ShardChunk>* FetchShards(
-      grpc::CallbackServerContext* context, const v1::FetchShardsRequest* request) override {
-    return StartFetch({core_, gate_, bounds_.down, *context, CallerOf(*context)}, *request);
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* FetchShards(
+      grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) override {
+    grpc::ByteBuffer bytes(*request);
+    v1::FetchShardsRequest parsed;
+    // One that cannot be parsed is empty, which is refused.
+    if (!grpc::SerializationTraits<v1::FetchShardsRequest>::Deserialize(&bytes, &parsed).ok()) {
+      parsed.Clear();
+    }
+    return StartFetch({core_, gate_, bounds_.down, *context, CallerOf(*context)}, parsed);
   }
 
   grpc::ServerReadReactor<v1::UpdateChunk>* SubmitUpdate(grpc::CallbackServerContext* context,

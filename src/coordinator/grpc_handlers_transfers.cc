@@ -17,6 +17,7 @@
 #include "coordinator/grpc_transfers.h"
 #include "wire/chunk_pacer.h"
 #include "wire/from_proto.h"
+#include "wire/shard_chunks.h"
 #include "wire/status.h"
 #include "wire/to_proto.h"
 
@@ -83,7 +84,7 @@ class CallEnd {
 // A callback of the core, of the lanes and of gRPC take turns: there is never more than one step
 // under way, and only a step ends the call, so `this` outlives every callback. A cancelled call
 // ends with its next step, for then reads and writes fail.
-class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
+class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   FetchReactor(TransferCall call, const v1::FetchShardsRequest& request)
       : call_(std::move(call)),
@@ -123,11 +124,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       index_ += pieces_.size() - 1;
       total_ = static_cast<std::uint64_t>(last.shard.bytes);
     }
-    // Cleared elements would keep their memory.
-    v1::ShardChunk().mutable_more()->Swap(chunk_.mutable_more());
-    // Of many that wait none keeps memory; of few each may use its own again.
-    buffer_ = std::move(*chunk_.mutable_data());
-    if (call_.lanes.transfers() > kTransfersWithBuffers) std::string().swap(buffer_);
+    message_.Clear();
     permit_.Reset();
     if (!ok) return End(Cancelled("the client has gone"));
     Next();
@@ -164,7 +161,10 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
       offset_ = 0;
       return Open();
     }
-    pacer_.Share(call_.lanes.transfers());
+    const std::size_t transfers = call_.lanes.transfers();
+    pacer_.Share(transfers);
+    // Of many that wait none keeps memory; of few each may use its own again.
+    buffers_->Keep(transfers <= kTransfersWithBuffers);
     ChoosePieces(pacer_.next_bytes());
     call_.lanes.Ask(
         pacer_.fast() ? Lane::kFast : Lane::kSlow, BytesOf(pieces_),
@@ -173,7 +173,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
           call_.core.ReadShards(
               fetch_.session, pieces_,
               [this](Result<std::vector<std::string>> pieces) { Send(std::move(pieces)); },
-              std::exchange(buffer_, {}));
+              buffers_->Take());
         },
         [end = end_] { end->Cancel(); });
   }
@@ -203,17 +203,19 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
 
   void Send(Result<std::vector<std::string>> pieces) {
     if (!pieces.ok()) return End(pieces.status());
-    for (std::size_t i = 0; i < pieces->size(); ++i) {
-      v1::ShardChunk& chunk = i == 0 ? chunk_ : *chunk_.add_more();
-      chunk.set_index(static_cast<int>(index_ + i));
-      chunk.set_offset(pieces_[i].offset);
-      chunk.set_crc32c(Crc32c(AsBytes(std::string_view((*pieces)[i]))));
-      chunk.set_data(std::move((*pieces)[i]));
+    std::vector<OutgoingChunk> chunks(pieces->size());
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+      OutgoingChunk& chunk = chunks[i];
+      chunk.data = std::move((*pieces)[i]);
+      chunk.head.set_index(static_cast<int>(index_ + i));
+      chunk.head.set_offset(pieces_[i].offset);
+      chunk.head.set_crc32c(Crc32c(AsBytes(std::string_view(chunk.data))));
     }
     // Where the reference says the most, this says how many there are.
-    chunk_.set_total_bytes(fetch_.shards[index_].zstd ? total_ : 0);
+    chunks[0].head.set_total_bytes(fetch_.shards[index_].zstd ? total_ : 0);
+    message_ = SerializeChunks(std::move(chunks), buffers_);
     begin_ = SteadyTime::now();
-    StartWrite(&chunk_);
+    StartWrite(&message_);
   }
 
   void GiveUpPlace() {
@@ -235,9 +237,9 @@ class FetchReactor final : public grpc::ServerWriteReactor<v1::ShardChunk> {
   ChunkPacer pacer_{1};
   Permit permit_;
   SteadyTime::time_point begin_;
-  v1::ShardChunk chunk_;
+  grpc::ByteBuffer message_;
   std::vector<ShardPiece> pieces_;  // in it: of the shards from index_ on
-  std::string buffer_;              // of the last chunk
+  const std::shared_ptr<ChunkBuffers> buffers_ = std::make_shared<ChunkBuffers>();
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
   std::uint64_t total_ = 0;  // of the shard at index_, as it travels
@@ -396,8 +398,8 @@ Caller CallerOf(const grpc::CallbackServerContext& context) {
   return caller;
 }
 
-grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(TransferCall call,
-                                                     const v1::FetchShardsRequest& request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(TransferCall call,
+                                                       const v1::FetchShardsRequest& request) {
   return new FetchReactor(std::move(call), request);
 }
 

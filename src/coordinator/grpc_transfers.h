@@ -25,8 +25,9 @@ struct TransferCall {
 };
 
 // Each deletes itself when its call is over.
-grpc::ServerWriteReactor<v1::ShardChunk>* StartFetch(TransferCall call,
-                                                     const v1::FetchShardsRequest& request);
+// What it writes are ShardChunk messages, whose data gRPC does not copy.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartFetch(TransferCall call,
+                                                       const v1::FetchShardsRequest& request);
 grpc::ServerReadReactor<v1::UpdateChunk>* StartUpload(TransferCall call,
                                                       v1::SubmitUpdateReply* reply);
 

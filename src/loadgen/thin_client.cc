@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <grpcpp/grpcpp.h>
 #include <spdlog/spdlog.h>
 
@@ -387,9 +388,11 @@ void ThinClient::Take(TaskAssignment task) {
   cut_ = false;
   resends_ = 0;
   observer_.OnTask(task_);
-  if (!task_.experts.empty() && task_.experts.back() >= spec_->experts) {
-    return End(Internal(fmt::format("the coordinator gave a task with expert {}, the model has {}",
-                                    task_.experts.back(), spec_->experts)));
+  const std::vector<ExpertIndex>& experts = task_.experts;
+  if (!std::ranges::is_sorted(experts) || (!experts.empty() && experts.back() >= spec_->experts)) {
+    return End(Internal(
+        fmt::format("the coordinator's task has experts {}; they must rise and be below {}",
+                    fmt::join(experts, ", "), spec_->experts)));
   }
   if (task_.kind == TaskKind::kEvaluate) return Evaluate();
   if (Draw(behaviour_.returns)) return ReturnTask();

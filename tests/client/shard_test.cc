@@ -74,6 +74,7 @@ class CutTransport final : public FakeTransport {
     std::string note = fmt::format("from {}{}:", first_offset, damaged ? " damaged" : "");
     for (const ShardReference& shard : shards) note += fmt::format(" {}", shard.shard);
     asked.push_back(note);
+    if (refuses_to_go_on && first_offset > 0) return InvalidArgument("first_offset");
     for (const ShardReference& shard : shards) {
       const std::vector<float> values = ShardOf(shard.shard);
       const auto bytes = std::as_bytes(std::span(values));
@@ -89,6 +90,7 @@ class CutTransport final : public FakeTransport {
   std::vector<std::string> asked;
   std::int64_t until_cut = -1;  // negative: never
   bool damage = false;
+  bool refuses_to_go_on = false;
 };
 
 class PartialFetchTest : public ::testing::Test {
@@ -168,6 +170,23 @@ TEST_F(PartialFetchTest, AShardWithADamagedPartIsFetchedWholly) {
   EXPECT_EQ(ValuesOf(*shards, 0), ShardOf(0));
   EXPECT_EQ(transport_.asked,
             (std::vector<std::string>{"from 0: 0 2", "from 3: 0", "from 0 damaged: 0"}));
+}
+
+// As where an encoded shard was made again, and is shorter now.
+TEST_F(PartialFetchTest, APartThatTheCoordinatorDoesNotGoOnWithIsDropped) {
+  CutAfter(3);
+  transport_.refuses_to_go_on = true;
+  const auto shards = Fetch({ReferenceTo(0)});
+  ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+  EXPECT_EQ(ValuesOf(*shards, 0), ShardOf(0));
+}
+
+TEST_F(PartialFetchTest, APartIsOfAnyShardWithItsContent) {
+  CutAfter(3);
+  partial_->shard.shard = 1;
+  const auto shards = Fetch({ReferenceTo(0)});
+  ASSERT_TRUE(shards.ok()) << shards.status().ToString();
+  EXPECT_EQ(transport_.asked.back(), "from 3: 0");
 }
 
 // Gives the encoded trunk of TinySpec(), damaged the first `damaged` times.

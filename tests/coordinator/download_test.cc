@@ -100,7 +100,7 @@ TEST(DownloadTest, TrafficIsTheEncodedBytes) {
           bytes += piece.size();
           return Status::Ok();
         },
-        false));
+        false, 0));
     EXPECT_EQ(bytes, expected);
     EXPECT_EQ(CountedDown(fleet.coordinator.core()), expected);
   }
@@ -143,7 +143,7 @@ TEST(DownloadTest, ARestartServesTheSameBytes) {
           all.append(reinterpret_cast<const char*>(piece.data()), piece.size());
           return Status::Ok();
         },
-        false));
+        false, 0));
     return all;
   };
   const std::string before = fetch();
@@ -271,7 +271,7 @@ TEST(DownloadTest, WhatNoTaskAsksForIsNotEncoded) {
     const auto sink = [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
       return Status::Ok();
     };
-    return alice.transport.FetchShards(alice.session, {shard}, sink, true);
+    return alice.transport.FetchShards(alice.session, {shard}, sink, true, 0);
   };
   const Digest unknown(64, 'a');
   EXPECT_EQ(open({.shard = 0, .digest = unknown, .bytes = 64, .encoding = Encoding::kInt4}),

@@ -19,7 +19,7 @@ class LoadgenTest(EndToEndTest):
             "model": MODEL | {"expert_width": 256}, "evaluation": {"mode": "none"},
             "run": {"rounds": ROUNDS, "quorum": 1, "deadline_s": 0, "clients": {"min": CLIENTS}}, **config})
         code, output, error = run_program("fedmoe-loadgen", "--coordinator", self.address(), "--clients", str(CLIENTS),
-                                          *arguments)
+                                          "--progress", "86400", *arguments)
         self.assertEqual(code, 0, error)
         self.expect_exit(coordinator, 0)
         return json.loads(output), error

@@ -152,7 +152,7 @@ TEST_F(ThinFleetTest, TransfersHaveNoMoreInFlightThanTheLanesAllow) {
   EXPECT_EQ(transfers.carried.peak_bytes(), 0U) << "they are too large for that";
 }
 
-TEST_F(ThinFleetTest, ShardsThatComeWithTasksAreBoundedTogether) {
+TEST_F(ThinFleetTest, ShardsThatComeWithTasksNeedNoLane) {
   CoreOptions options = ThinOptions();
   options.run.participation.min_clients = 12;
   Start(options);
@@ -161,8 +161,7 @@ TEST_F(ThinFleetTest, ShardsThatComeWithTasksAreBoundedTogether) {
   ThinFleet fleet(fleet_options);
   ASSERT_OK(fleet.Run());
   const CarriedBytes& carried = server_->transfers().carried;
-  EXPECT_GT(carried.peak_bytes(), 0U);
-  EXPECT_LE(carried.peak_bytes(), CarriedBytes::kMost);
+  EXPECT_GT(carried.peak_bytes(), 0U) << "they count among those that are carried";
   EXPECT_LT(server_->transfers().down.granted_bytes(), fleet.totals().bytes_down);
 }
 

@@ -66,7 +66,7 @@ class InProcessTransport final : public Transport {
   Result<NextTaskReply> NextTask(const PollRequest& request) override;
   Result<HeartbeatReply> Beat(const SessionId& session, TaskId task, double progress) override;
   Status FetchShards(const SessionId& session, const std::vector<ShardReference>& shards,
-                     const ShardSink& sink, bool damaged, std::uint64_t first_offset = 0) override;
+                     const ShardSink& sink, bool damaged, std::uint64_t first_offset) override;
   Result<Verdict> SubmitUpdate(const SessionId& session, const UpdateHeader& header,
                                const UpdateSource& encode, bool again = false) override;
   Status SubmitEvaluation(const SessionId& session, const EvaluationResult& result) override;

@@ -50,7 +50,7 @@ TEST_F(LoopbackTest, ShardsArriveWholeAndInOrder) {
         all.insert(all.end(), bytes.begin(), bytes.end());
         return Status::Ok();
       },
-      false);
+      false, 0);
   ASSERT_TRUE(status.ok()) << status.ToString();
   EXPECT_EQ(shards.size(), task.shards.size());
   for (const ShardReference& shard : task.shards) {
@@ -96,7 +96,7 @@ TEST_F(LoopbackTest, ASinkMayStopTheTransfer) {
                 [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
                   return Internal("enough");
                 },
-                false),
+                false, 0),
             Internal("enough"));
 }
 
@@ -111,7 +111,7 @@ TEST_F(LoopbackTest, WhatASinkRefusesIsNotResumed) {
                 [&](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
                   return ++pieces < 2 ? Status::Ok() : DataLoss("damaged");
                 },
-                false),
+                false, 0),
             DataLoss("damaged"));
   EXPECT_EQ(pieces, 2);
 }
@@ -121,7 +121,7 @@ TEST_F(LoopbackTest, AShardThatNoVersionHasIsNotFound) {
   const Status status = transport_->FetchShards(
       session, {{0, std::string(64, 'a'), 16}},
       [](const ShardReference&, std::uint64_t, std::span<const std::byte>) { return Status::Ok(); },
-      false);
+      false, 0);
   EXPECT_EQ(status.code(), StatusCode::kNotFound) << status.ToString();
 }
 
@@ -369,7 +369,7 @@ TEST_F(LoopbackTest, DownloadsUnderWayAreFewAndOfOnesOwnSession) {
   const auto sink = [](const ShardReference&, std::uint64_t, std::span<const std::byte>) {
     return Status::Ok();
   };
-  EXPECT_EQ(transport_->FetchShards({"alice", session.session + 1}, task.shards, sink, false),
+  EXPECT_EQ(transport_->FetchShards({"alice", session.session + 1}, task.shards, sink, false, 0),
             Aborted("session of client 'alice' is not current; register again"));
   // Far more than buffers hold, and nobody reads them.
   const std::vector<ShardReference> many(100, task.shards[0]);
@@ -381,14 +381,14 @@ TEST_F(LoopbackTest, DownloadsUnderWayAreFewAndOfOnesOwnSession) {
     readers.push_back(stub->FetchShards(contexts.back().get(), FetchToProto(session, many)));
     readers.back()->WaitForInitialMetadata();
   }
-  EXPECT_EQ(transport_->FetchShards(session, task.shards, sink, false),
+  EXPECT_EQ(transport_->FetchShards(session, task.shards, sink, false, 0),
             ResourceExhausted("client 'alice' has 4 downloads under way already; ask again when "
                               "one has ended"));
   for (const auto& context : contexts) context->TryCancel();
   for (const auto& reader : readers) static_cast<void>(reader->Finish());
   Status status;
   do {
-    status = transport_->FetchShards(session, task.shards, sink, false);
+    status = transport_->FetchShards(session, task.shards, sink, false, 0);
   } while (status.code() == StatusCode::kResourceExhausted);
   EXPECT_TRUE(status.ok()) << status.ToString();
 }

@@ -41,11 +41,12 @@ TEST(ResumedTransfers, GetThroughOverConnectionsThatBreakBeforeTheirEnd) {
 TEST(ResumedTransfers, GoOnInAnotherSessionAfterAnOutage) {
   NetworkFleet fleet(LargeModel());
   FaultProxy& link = fleet.client(0).link();
-  link.Set({.down = {.cut_after_bytes = 6'000'000}});
+  const double pace = 2e7;  // so that there is time to break it off
+  link.Set({.down = {.bytes_per_s = pace}});
   fleet.Start();
+  ASSERT_TRUE(link.WaitUntil([](const LinkCounts& counts) { return counts.bytes_down > 500'000; }));
+  link.Set({.down = {.bytes_per_s = pace, .cut_after_bytes = 5'000'000}, .refuse = true});
   ASSERT_TRUE(link.WaitUntil([](const LinkCounts& counts) { return counts.cut > 0; }));
-  link.Set({.refuse = true});
-  link.CutAll();
   const std::uint64_t refused = link.counts().refused;
   // Register() opens connections of its own.
   ASSERT_TRUE(

@@ -43,11 +43,11 @@ TEST_F(StalledTransferTest, ADownloadGoesOnWhereItWasCut) {
           }
           return Status::Ok();
         },
-        false);
+        false, 0);
   });
   ASSERT_EQ(stalled.get_future().wait_for(std::chrono::minutes(1)), std::future_status::ready);
   const Status beside = transport_->FetchShards(
-      session, task.shards, [](const auto&, auto, auto) { return Status::Ok(); }, false);
+      session, task.shards, [](const auto&, auto, auto) { return Status::Ok(); }, false, 0);
   EXPECT_EQ(beside.ToString(), "OK");
   link_->Heal();
   EXPECT_EQ(download.get().ToString(), "OK");
