@@ -25,6 +25,7 @@
 #include "common/write_behind_file_system.h"
 #include "coordinator/command_queue.h"
 #include "coordinator/housekeeping.h"
+#include "coordinator/piece_cache.h"
 #include "coordinator/transfer_count.h"
 #include "coordinator/worker_pool.h"
 #include "federation/messages.h"
@@ -193,17 +194,17 @@ class CoordinatorCore {
   // A place among the client's downloads, to be held while one is under way. RESOURCE_EXHAUSTED
   // where it has kMaxFetchesPerClient already.
   static constexpr std::size_t kMaxFetchesPerClient = 4;
-  Result<std::shared_ptr<void>> BeginFetch(const SessionId& session);
+  Result<std::shared_ptr<void>> BeginFetch(const SessionId& session, bool damaged);
   // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of
   // an encoded one, which is encoded on the pool by the first who asks. `damaged`: it came so, and
   // what is stored is checked. NOT_FOUND; FAILED_PRECONDITION for an encoding that is not the
   // run's.
   void OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
                  Callback<std::uint64_t> done);
-  // Parts of shards as they travel, read on the pool, at most 1 MiB in all. `buffer`: becomes the
-  // first of them, so that who reads on pays for memory once; its content is lost.
+  // Parts of shards as they travel, read on the pool, at most 1 MiB in all. Long ones are shared
+  // with others who read the same at this time.
   void ReadShards(const SessionId& session, std::vector<ShardPiece> pieces,
-                  Callback<std::vector<std::string>> done, std::string buffer = {});
+                  Callback<std::vector<SharedBytes>> done);
   // The run as one JSON object (docs/status.md).
   void Status(Callback<std::string> done);
 
@@ -347,7 +348,7 @@ class CoordinatorCore {
   fedmoe::Status CheckCurrent(const SessionId& session) const;
   void ForgetStrangers();  // with mutex_ held
   fedmoe::Status CheckTravel(const ShardReference& shard) const;
-  fedmoe::Status ReadPiece(const ShardPiece& piece, std::string& bytes) const;
+  Result<SharedBytes> ReadPiece(const ShardPiece& piece) const;
   bool Finished() const;
   void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }
   void CountUp(std::uint64_t bytes) { bytes_up_ += bytes; }
@@ -430,7 +431,8 @@ class CoordinatorCore {
   // Guarded by mutex_, for use off the round thread.
   std::map<ClientId, std::uint64_t> sessions_;
   std::map<ClientId, Touched> touched_;
-  TransferCount fetches_;                           // under way
+  TransferCount fetches_;  // under way
+  const std::shared_ptr<PieceCache> pieces_ = std::make_shared<PieceCache>();
   std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
   std::map<std::string, std::vector<Callback<std::uint64_t>>> encoding_;  // who waits, by ShardKey
 

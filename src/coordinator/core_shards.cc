@@ -3,12 +3,16 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "coordinator/core.h"
 
 namespace fedmoe {
 namespace {
 
 constexpr std::uint64_t kMaxReadBytes = std::uint64_t{1} << 20;
+// Pieces under it are cheaper to read again than to look for.
+constexpr std::uint64_t kLeastShared = std::uint64_t{64} << 10;
 
 std::string InWords(const DownloadOptions& download) {
   if (!download.encoded()) return "as they are";
@@ -37,10 +41,20 @@ fedmoe::Status CoordinatorCore::CheckTravel(const ShardReference& shard) const {
                   shard.digest);
 }
 
-Result<std::shared_ptr<void>> CoordinatorCore::BeginFetch(const SessionId& session) {
+Result<std::shared_ptr<void>> CoordinatorCore::BeginFetch(const SessionId& session, bool damaged) {
   FEDMOE_RETURN_IF_ERROR(CheckCurrent(session));
-  const std::lock_guard lock(mutex_);
-  return fetches_.Take(session.client, kMaxFetchesPerClient, "downloads");
+  std::shared_ptr<void> ticket;
+  {
+    const std::lock_guard lock(mutex_);
+    FEDMOE_ASSIGN_OR_RETURN(ticket,
+                            fetches_.Take(session.client, kMaxFetchesPerClient, "downloads"));
+  }
+  pieces_->Join();
+  if (damaged) pieces_->Clear();
+  return std::shared_ptr<void>(ticket.get(), [ticket, pieces = pieces_](void*) mutable {
+    ticket.reset();
+    pieces->Leave();
+  });
 }
 
 void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
@@ -72,7 +86,7 @@ void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& 
 }
 
 void CoordinatorCore::ReadShards(const SessionId& session, std::vector<ShardPiece> pieces,
-                                 Callback<std::vector<std::string>> done, std::string buffer) {
+                                 Callback<std::vector<SharedBytes>> done) {
   if (const fedmoe::Status current = CheckCurrent(session); !current.ok()) return done(current);
   std::uint64_t total = 0;
   for (const ShardPiece& piece : pieces) {
@@ -81,24 +95,27 @@ void CoordinatorCore::ReadShards(const SessionId& session, std::vector<ShardPiec
     if (piece.shard.encoded() && encoded_ == nullptr) return done(CheckTravel(piece.shard));
   }
   Touch(session);
-  pool_->Run([this, pieces = std::move(pieces), total, done = std::move(done),
-              buffer = std::move(buffer)]() mutable {
-    std::vector<std::string> read(pieces.size());
-    if (!read.empty()) read[0] = std::move(buffer);
-    for (std::size_t i = 0; i < pieces.size(); ++i) {
-      const fedmoe::Status status = ReadPiece(pieces[i], read[i]);
-      if (!status.ok()) return done(status);
+  pool_->Run([this, pieces = std::move(pieces), total, done = std::move(done)]() mutable {
+    std::vector<SharedBytes> read;
+    for (const ShardPiece& piece : pieces) {
+      Result<SharedBytes> bytes = ReadPiece(piece);
+      if (!bytes.ok()) return done(bytes.status());
+      read.push_back(std::move(bytes).value());
     }
     CountDown(total);
     done(std::move(read));
   });
 }
 
-fedmoe::Status CoordinatorCore::ReadPiece(const ShardPiece& piece, std::string& bytes) const {
-  bytes.resize(static_cast<std::size_t>(piece.length));
-  const auto out = std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
-  return piece.shard.encoded() ? encoded_->ReadAt(piece.shard, piece.offset, out)
-                               : store_->ReadShardAt(piece.shard.digest, piece.offset, out);
+Result<SharedBytes> CoordinatorCore::ReadPiece(const ShardPiece& piece) const {
+  const auto read = [&](std::string& bytes) {
+    const auto out = std::as_writable_bytes(std::span(bytes.data(), bytes.size()));
+    return piece.shard.encoded() ? encoded_->ReadAt(piece.shard, piece.offset, out)
+                                 : store_->ReadShardAt(piece.shard.digest, piece.offset, out);
+  };
+  if (piece.length < kLeastShared) return pieces_->ReadOnce(piece.length, read);
+  return pieces_->Get(fmt::format("{} {}", ShardKey(piece.shard), piece.offset), piece.length,
+                      read);
 }
 
 }  // namespace fedmoe

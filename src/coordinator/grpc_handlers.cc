@@ -47,7 +47,7 @@ class PollReactor final : public Reactor {
     if (next->kind == NextTaskReply::Kind::kTask) Choose(next->task.shards);
     if (pieces_.empty()) return Finish(grpc::Status::OK);
     core_.ReadShards(request_.session, pieces_,
-                     [this](Result<std::vector<std::string>> read) { Send(std::move(read)); });
+                     [this](const Result<std::vector<SharedBytes>>& read) { Send(read); });
   }
 
   // All that the client lacks, or nothing.
@@ -72,9 +72,9 @@ class PollReactor final : public Reactor {
   void Drop() { pieces_.clear(); }
 
   // What cannot be read is told to who asks for it.
-  void Send(Result<std::vector<std::string>> read) {
+  void Send(const Result<std::vector<SharedBytes>>& read) {
     for (std::size_t i = 0; read.ok() && i < read->size(); ++i) {
-      Carry(*reply_, indices_[i], std::move((*read)[i]));
+      Carry(*reply_, indices_[i], (*read)[i]->bytes);
     }
     Finish(grpc::Status::OK);
   }

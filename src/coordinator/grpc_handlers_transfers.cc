@@ -28,8 +28,6 @@ using Lane = TransferLanes::Lane;
 using Permit = TransferLanes::Permit;
 using SteadyTime = std::chrono::steady_clock;
 
-constexpr std::size_t kTransfersWithBuffers = 8;
-
 double SecondsSince(SteadyTime::time_point begin) {
   return std::chrono::duration<double>(SteadyTime::now() - begin).count();
 }
@@ -101,7 +99,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     // Before it takes a place in a lane: who has no session, or many downloads, holds up nobody.
     Status status = call_.gate.CheckClient(call_.caller, fetch_.session.client);
     if (status.ok()) {
-      Result<std::shared_ptr<void>> place = call_.core.BeginFetch(fetch_.session);
+      Result<std::shared_ptr<void>> place = call_.core.BeginFetch(fetch_.session, fetch_.damaged);
       status = place.status();
       if (place.ok()) place_ = std::move(place).value();
     }
@@ -161,10 +159,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       offset_ = 0;
       return Open();
     }
-    const std::size_t transfers = call_.lanes.transfers();
-    pacer_.Share(transfers);
-    // Of many that wait none keeps memory; of few each may use its own again.
-    buffers_->Keep(transfers <= kTransfersWithBuffers);
+    pacer_.Share(call_.lanes.transfers());
     ChoosePieces(pacer_.next_bytes());
     call_.lanes.Ask(
         pacer_.fast() ? Lane::kFast : Lane::kSlow, BytesOf(pieces_),
@@ -172,8 +167,7 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
           permit_ = std::move(permit);
           call_.core.ReadShards(
               fetch_.session, pieces_,
-              [this](Result<std::vector<std::string>> pieces) { Send(std::move(pieces)); },
-              buffers_->Take());
+              [this](const Result<std::vector<SharedBytes>>& pieces) { Send(pieces); });
         },
         [end = end_] { end->Cancel(); });
   }
@@ -201,19 +195,21 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     return bytes;
   }
 
-  void Send(Result<std::vector<std::string>> pieces) {
+  void Send(const Result<std::vector<SharedBytes>>& pieces) {
     if (!pieces.ok()) return End(pieces.status());
     std::vector<OutgoingChunk> chunks(pieces->size());
     for (std::size_t i = 0; i < chunks.size(); ++i) {
+      const SharedBytes& piece = (*pieces)[i];
       OutgoingChunk& chunk = chunks[i];
-      chunk.data = std::move((*pieces)[i]);
+      chunk.data = piece->bytes;
+      chunk.owner = piece;
       chunk.head.set_index(static_cast<int>(index_ + i));
       chunk.head.set_offset(pieces_[i].offset);
-      chunk.head.set_crc32c(Crc32c(AsBytes(std::string_view(chunk.data))));
+      chunk.head.set_crc32c(piece->crc32c);
     }
     // Where the reference says the most, this says how many there are.
     chunks[0].head.set_total_bytes(fetch_.shards[index_].zstd ? total_ : 0);
-    message_ = SerializeChunks(std::move(chunks), buffers_);
+    message_ = SerializeChunks(chunks);
     begin_ = SteadyTime::now();
     StartWrite(&message_);
   }
@@ -239,7 +235,6 @@ class FetchReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   SteadyTime::time_point begin_;
   grpc::ByteBuffer message_;
   std::vector<ShardPiece> pieces_;  // in it: of the shards from index_ on
-  const std::shared_ptr<ChunkBuffers> buffers_ = std::make_shared<ChunkBuffers>();
   std::size_t index_ = 0;
   std::uint64_t offset_ = 0;
   std::uint64_t total_ = 0;  // of the shard at index_, as it travels

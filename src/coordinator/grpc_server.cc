@@ -29,8 +29,6 @@ std::string HostOf(const std::string& address) { return address.substr(0, addres
 constexpr std::size_t kTransferBytes = std::size_t{256} << 20;
 constexpr std::size_t kConnectionBytes = std::size_t{2} << 20;
 
-constexpr int kReadBytes = 32 << 10;
-
 // A client has one connection for its transfers and one for its signs of life; some are left for
 // fedmoe-admin and for those that are being opened anew.
 constexpr std::size_t kConnectionsOfAClient = 2;
@@ -68,8 +66,6 @@ void Configure(grpc::ServerBuilder& builder, int max_clients, const KeepaliveOpt
                              interval_ms / 2);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  // A connection that waits keeps a buffer as long as its longest read was.
-  builder.AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kReadBytes);
   // A client has few calls at once; no connection may take all of the memory with new ones.
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 64);
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxRequestBytes));

@@ -1,6 +1,7 @@
 #include "wire/shard_chunks.h"
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include <grpcpp/support/slice.h>
@@ -31,49 +32,22 @@ std::string Before(const OutgoingChunk& chunk) {
   return bytes;
 }
 
-struct Held {
-  std::string data;
-  std::shared_ptr<ChunkBuffers> buffers;
-};
+using Owner = std::shared_ptr<const void>;
 
-void Release(void* held) {
-  const std::unique_ptr<Held> owned(static_cast<Held*>(held));
-  owned->buffers->Give(std::move(owned->data));
-}
-
-grpc::Slice Lend(std::string data, std::shared_ptr<ChunkBuffers> buffers) {
-  auto held = std::make_unique<Held>(Held{std::move(data), std::move(buffers)});
-  char* const bytes = held->data.data();
-  const std::size_t size = held->data.size();
-  return grpc::Slice(bytes, size, Release, held.release());
+grpc::Slice Lend(std::string_view data, Owner owner) {
+  auto held = std::make_unique<Owner>(std::move(owner));
+  // gRPC reads it only.
+  return grpc::Slice(
+      const_cast<char*>(data.data()), data.size(),
+      [](void* let_go) { delete static_cast<Owner*>(let_go); }, held.release());
 }
 
 }  // namespace
 
-std::string ChunkBuffers::Take() {
-  const std::lock_guard lock(mutex_);
-  if (free_.empty()) return {};
-  std::string buffer = std::move(free_.back());
-  free_.pop_back();
-  return buffer;
-}
-
-void ChunkBuffers::Give(std::string buffer) {
-  const std::lock_guard lock(mutex_);
-  if (keeps_ && free_.size() < kMost) free_.push_back(std::move(buffer));
-}
-
-void ChunkBuffers::Keep(bool keeps) {
-  const std::lock_guard lock(mutex_);
-  keeps_ = keeps;
-  if (!keeps) free_.clear();
-}
-
-grpc::ByteBuffer SerializeChunks(std::vector<OutgoingChunk> chunks,
-                                 std::shared_ptr<ChunkBuffers> buffers) {
+grpc::ByteBuffer SerializeChunks(const std::vector<OutgoingChunk>& chunks) {
   std::vector<grpc::Slice> slices;
   for (std::size_t i = 0; i < chunks.size(); ++i) {
-    OutgoingChunk& chunk = chunks[i];
+    const OutgoingChunk& chunk = chunks[i];
     std::string before = Before(chunk);
     if (i > 0) {
       std::string more(1, kMoreTag);
@@ -81,7 +55,7 @@ grpc::ByteBuffer SerializeChunks(std::vector<OutgoingChunk> chunks,
       before.insert(0, more);
     }
     slices.emplace_back(before);
-    if (!chunk.data.empty()) slices.push_back(Lend(std::move(chunk.data), buffers));
+    if (!chunk.data.empty()) slices.push_back(Lend(chunk.data, chunk.owner));
   }
   return {slices.data(), slices.size()};
 }

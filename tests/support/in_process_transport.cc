@@ -137,13 +137,13 @@ Status InProcessTransport::FetchShards(const SessionId& session,
     const auto size = static_cast<std::uint64_t>(shard.bytes);
     for (std::uint64_t offset = std::exchange(begin, 0); offset < size; offset += kPieceBytes) {
       const std::uint64_t length = std::min(kPieceBytes, size - offset);
-      using Pieces = std::vector<std::string>;
+      using Pieces = std::vector<SharedBytes>;
       FEDMOE_ASSIGN_OR_RETURN(
           Pieces pieces, Ask<Pieces>(Kind::kWork, [&](CoordinatorCore& core, auto done) {
             core.ReadShards(session, {{.shard = shard, .offset = offset, .length = length}},
                             std::move(done));
           }));
-      std::string bytes = std::move(pieces.at(0));
+      std::string bytes = pieces.at(0)->bytes;
       if (Chance(faults_.corrupt_shard)) bytes[Below(bytes.size())] ^= 0x10;
       FEDMOE_RETURN_IF_ERROR(sink(shard, offset, AsBytes(std::string_view(bytes))));
     }

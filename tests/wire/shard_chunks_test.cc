@@ -24,7 +24,9 @@ OutgoingChunk ChunkOf(int index, std::uint64_t offset, std::string data) {
   chunk.head.set_index(index);
   chunk.head.set_offset(offset);
   chunk.head.set_crc32c(static_cast<std::uint32_t>(offset * 2'654'435'761U));
-  chunk.data = std::move(data);
+  const auto owner = std::make_shared<const std::string>(std::move(data));
+  chunk.data = *owner;
+  chunk.owner = owner;
   return chunk;
 }
 
@@ -50,38 +52,20 @@ TEST(ShardChunksTest, AreReadAsTheMessageThatWasMeant) {
       whole.set_data(data);
     }
     v1::ShardChunk parsed;
-    ASSERT_TRUE(parsed.ParseFromString(
-        BytesOf(SerializeChunks(std::move(chunks), std::make_shared<ChunkBuffers>()))));
+    ASSERT_TRUE(parsed.ParseFromString(BytesOf(SerializeChunks(chunks))));
     EXPECT_EQ(parsed.SerializeAsString(), expected.SerializeAsString());
   }
 }
 
-TEST(ShardChunksTest, BuffersComeBackWhenTheMessageIsGone) {
-  const auto buffers = std::make_shared<ChunkBuffers>();
-  std::string data(100'000, 'x');
-  const char* const memory = data.data();
-  std::vector<OutgoingChunk> chunks;
-  chunks.push_back(ChunkOf(0, 0, std::move(data)));
-  grpc::ByteBuffer message = SerializeChunks(std::move(chunks), buffers);
-  EXPECT_TRUE(buffers->Take().empty()) << "it is on its way";
+TEST(ShardChunksTest, OwnersAreLetGoOfWithTheMessage) {
+  std::vector<OutgoingChunk> chunks = {ChunkOf(0, 0, std::string(100'000, 'x')),
+                                       ChunkOf(1, 0, std::string(10, 'y'))};
+  const std::vector<std::weak_ptr<const void>> owners = {chunks[0].owner, chunks[1].owner};
+  grpc::ByteBuffer message = SerializeChunks(chunks);
+  chunks.clear();
+  for (const auto& owner : owners) EXPECT_FALSE(owner.expired());
   message.Clear();
-  const std::string again = buffers->Take();
-  EXPECT_EQ(again.data(), memory);
-  EXPECT_EQ(buffers.use_count(), 1);
-}
-
-TEST(ShardChunksTest, BuffersThatAreNotToBeKeptGo) {
-  ChunkBuffers buffers;
-  buffers.Give(std::string(1'000, 'x'));
-  buffers.Keep(false);
-  EXPECT_LT(buffers.Take().capacity(), 1'000U);
-  buffers.Give(std::string(1'000, 'x'));
-  EXPECT_LT(buffers.Take().capacity(), 1'000U);
-  buffers.Keep(true);
-  for (int i = 0; i < 5; ++i) buffers.Give(std::string(1'000, 'x'));
-  int kept = 0;
-  while (buffers.Take().capacity() >= 1'000) ++kept;
-  EXPECT_EQ(kept, 2);
+  for (const auto& owner : owners) EXPECT_TRUE(owner.expired());
 }
 
 }  // namespace
