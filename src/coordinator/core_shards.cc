@@ -75,6 +75,8 @@ void CoordinatorCore::OpenShard(const SessionId& session, const ShardReference& 
   }
   pool_->Run([this, shard, damaged, key] {
     const Result<std::uint64_t> bytes = encoded_->Prepare(shard, damaged);
+    // It may have been made again; others could read the one before it until now.
+    if (damaged) pieces_->Clear();
     std::vector<Callback<std::uint64_t>> waiting;
     {
       const std::lock_guard lock(mutex_);
