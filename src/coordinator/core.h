@@ -191,8 +191,8 @@ class CoordinatorCore {
   // for a client that is not there.
   void Evict(ClientId client, fedmoe::Status why, Callback<bool> done);
   // ---- Downloads (core_shards.cc).
-  // A place among the client's downloads, to be held while one is under way. RESOURCE_EXHAUSTED
-  // where it has kMaxFetchesPerClient already.
+  // A place among the client's downloads, to be held while one is under way. `damaged`: what others
+  // have read of late is read again. RESOURCE_EXHAUSTED where it has kMaxFetchesPerClient already.
   static constexpr std::size_t kMaxFetchesPerClient = 4;
   Result<std::shared_ptr<void>> BeginFetch(const SessionId& session, bool damaged);
   // The bytes that a shard has as it travels; the reference says the most. Before ReadShards() of
