@@ -150,18 +150,20 @@ Result<std::map<int, HeldShard>> FetchTaskShards(const ShardFetchContext& contex
                                                  const std::vector<ShardReference>& shards) {
   std::map<int, HeldShard> held;
   Status status;
+  bool damaged = false;
   for (int attempt = 0; attempt < 2; ++attempt) {
     const std::vector<ShardReference> missing = MissingOf(context, shards, held);
     if (missing.empty()) {
       context.partial.reset();
       return held;
     }
-    status = FetchOnce(context, session, missing, held, attempt > 0);
+    status = FetchOnce(context, session, missing, held, damaged);
     if (status.ok()) return held;
     // Which the coordinator may refuse to go on with, as when it is not as long any more.
     const bool refused = status.code() == StatusCode::kInvalidArgument && context.partial;
     if (status.code() != StatusCode::kDataLoss && !refused) return status;
     context.partial.reset();
+    damaged = !refused;
     if (attempt == 0) spdlog::warn("{}; fetching it again", status.message());
   }
   return status;

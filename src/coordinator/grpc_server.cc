@@ -93,7 +93,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::Start(CoordinatorCore& core, Gat
       server->listener_, Listener::Open(address, {.max_connections = AllowConnections(
                                                       options.max_connections, core.options()),
                                                   .unacknowledged_ms = options.keepalive.timeout_ms,
-                                                  .is_plain = !options.tls.enabled()}));
+                                                  .is_encrypted = options.tls.enabled()}));
   server->transfers_ = std::make_unique<TransferBounds>(options.lanes);
   server->coordinator_ = MakeCoordinatorService(core, gate, *server->transfers_);
   server->admin_ = MakeAdminService(core, gate);

@@ -199,7 +199,7 @@ Status Listener::Bind(const std::string& address) {
       for (addrinfo* next = found.get(); next != nullptr; next = next->ai_next) {
         if (next->ai_family != AF_INET && next->ai_family != AF_INET6) continue;
         if (IsBefore(*found, *next)) continue;
-        if (options_.is_plain && host == "localhost" && !IsOfThisMachine(*next)) {
+        if (!options_.is_encrypted && host == "localhost" && !IsOfThisMachine(*next)) {
           return cannot("localhost is " + TextOf(*next) +
                         " here, which other machines may reach; say 127.0.0.1");
         }

@@ -51,8 +51,8 @@ class Listener {
     // Bytes that the other end does not acknowledge for so long end a connection; 0: the system's
     // own time, a quarter of an hour.
     Milliseconds unacknowledged_ms = 0;
-    // Without encryption: "localhost" must be this machine alone.
-    bool is_plain = false;
+    // Otherwise "localhost" must be this machine alone.
+    bool is_encrypted = false;
   };
   // Owns the connected socket that it is given: non-blocking, without Nagle's delay.
   using Sink = std::function<void(int socket)>;

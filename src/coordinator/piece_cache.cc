@@ -1,5 +1,6 @@
 #include "coordinator/piece_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/checksum.h"
@@ -10,16 +11,26 @@ namespace fedmoe {
 // Strings whose memory is used again: a new one of 1 MiB is filled with zeros first. Thread-safe.
 class PieceCache::Buffers {
  public:
-  std::string Take() {
+  // One that is not much longer than asked for: a piece that waits for a slow client must not hold
+  // on to a fast one's memory.
+  std::string Take(std::uint64_t length) {
     const std::lock_guard lock(mutex_);
-    if (free_.empty()) return {};
-    std::string buffer = std::move(free_.back());
-    free_.pop_back();
+    const auto fits = std::find_if(free_.begin(), free_.end(), [&](const std::string& buffer) {
+      return buffer.capacity() >= length && buffer.capacity() <= 2 * length;
+    });
+    if (fits == free_.end()) return {};
+    std::string buffer = std::move(*fits);
+    free_.erase(fits);
     return buffer;
   }
   void Give(std::string buffer) {
+    // A short one is filled with zeros in no time.
+    if (buffer.capacity() < kLeast) return;
     const std::lock_guard lock(mutex_);
-    if (keeps_ && free_.size() < kMost) free_.push_back(std::move(buffer));
+    if (!keeps_) return;
+    // Of those there are the oldest may be of a length that nobody asks for any more.
+    if (free_.size() == kMost) free_.erase(free_.begin());
+    free_.push_back(std::move(buffer));
   }
   void Keep(bool keeps) {
     const std::lock_guard lock(mutex_);
@@ -29,6 +40,7 @@ class PieceCache::Buffers {
 
  private:
   static constexpr std::size_t kMost = 2;
+  static constexpr std::size_t kLeast = std::size_t{64} << 10;
   std::mutex mutex_;
   std::vector<std::string> free_;
   bool keeps_ = false;
@@ -39,7 +51,7 @@ PieceCache::PieceCache(std::uint64_t max_bytes)
 
 Result<SharedBytes> PieceCache::ReadOnce(std::uint64_t length, const Read& read) {
   auto piece = std::make_unique<ShardBytes>();
-  piece->bytes = buffers_->Take();
+  piece->bytes = buffers_->Take(length);
   piece->bytes.resize(static_cast<std::size_t>(length));
   FEDMOE_RETURN_IF_ERROR(read(piece->bytes));
   piece->crc32c = Crc32c(AsBytes(std::string_view(piece->bytes)));

@@ -389,7 +389,8 @@ void ThinClient::Take(TaskAssignment task) {
   resends_ = 0;
   observer_.OnTask(task_);
   const std::vector<ExpertIndex>& experts = task_.experts;
-  if (!std::ranges::is_sorted(experts) || (!experts.empty() && experts.back() >= spec_->experts)) {
+  if (std::ranges::adjacent_find(experts, std::greater_equal()) != experts.end() ||
+      (!experts.empty() && experts.back() >= spec_->experts)) {
     return End(Internal(
         fmt::format("the coordinator's task has experts {}; they must rise and be below {}",
                     fmt::join(experts, ", "), spec_->experts)));

@@ -124,6 +124,12 @@ Status InProcessTransport::FetchShards(const SessionId& session,
                                        const std::vector<ShardReference>& shards,
                                        const ShardSink& sink, bool damaged,
                                        std::uint64_t first_offset) {
+  // Its pieces are shared with who fetches beside it, as over gRPC.
+  std::shared_ptr<void> place;
+  slot_.Call([&](CoordinatorCore& core) {
+    Result<std::shared_ptr<void>> taken = core.BeginFetch(session, damaged);
+    if (taken.ok()) place = std::move(taken).value();
+  });
   std::uint64_t begin = first_offset;
   for (ShardReference shard : shards) {
     if (shard.encoded()) {
