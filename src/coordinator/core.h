@@ -201,8 +201,8 @@ class CoordinatorCore {
   // run's.
   void OpenShard(const SessionId& session, const ShardReference& shard, bool damaged,
                  Callback<std::uint64_t> done);
-  // Parts of shards as they travel, read on the pool, at most 1 MiB in all. Long ones are shared
-  // with others who read the same at this time.
+  // Parts of shards as they travel, read on the pool, at most 1 MiB in all. Those of 4 KiB and more
+  // are shared with others who read the same at this time.
   void ReadShards(const SessionId& session, std::vector<ShardPiece> pieces,
                   Callback<std::vector<SharedBytes>> done);
   // The run as one JSON object (docs/status.md).
@@ -348,6 +348,7 @@ class CoordinatorCore {
   fedmoe::Status CheckCurrent(const SessionId& session) const;
   void ForgetStrangers();  // with mutex_ held
   fedmoe::Status CheckTravel(const ShardReference& shard) const;
+  Result<std::vector<SharedBytes>> ReadPieces(const std::vector<ShardPiece>& pieces) const;
   Result<SharedBytes> ReadPiece(const ShardPiece& piece) const;
   bool Finished() const;
   void CountDown(std::uint64_t bytes) { bytes_down_ += bytes; }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t kMaxReadBytes = std::uint64_t{1} << 20;
 // Pieces under it are cheaper to read again than to look for.
-constexpr std::uint64_t kLeastShared = std::uint64_t{64} << 10;
+constexpr std::uint64_t kLeastShared = std::uint64_t{4} << 10;
 
 std::string InWords(const DownloadOptions& download) {
   if (!download.encoded()) return "as they are";
@@ -97,16 +97,25 @@ void CoordinatorCore::ReadShards(const SessionId& session, std::vector<ShardPiec
     if (piece.shard.encoded() && encoded_ == nullptr) return done(CheckTravel(piece.shard));
   }
   Touch(session);
-  pool_->Run([this, pieces = std::move(pieces), total, done = std::move(done)]() mutable {
-    std::vector<SharedBytes> read;
-    for (const ShardPiece& piece : pieces) {
-      Result<SharedBytes> bytes = ReadPiece(piece);
-      if (!bytes.ok()) return done(bytes.status());
-      read.push_back(std::move(bytes).value());
-    }
-    CountDown(total);
+  // Tasks of a round are given out together, and what goes with them is read for all who wait here.
+  pieces_->Join();
+  pool_->Run([this, pieces = std::move(pieces), total, done = std::move(done)] {
+    Result<std::vector<SharedBytes>> read = ReadPieces(pieces);
+    pieces_->Leave();
+    if (read.ok()) CountDown(total);
     done(std::move(read));
   });
+}
+
+Result<std::vector<SharedBytes>> CoordinatorCore::ReadPieces(
+    const std::vector<ShardPiece>& pieces) const {
+  std::vector<SharedBytes> read;
+  read.reserve(pieces.size());
+  for (const ShardPiece& piece : pieces) {
+    FEDMOE_ASSIGN_OR_RETURN(SharedBytes bytes, ReadPiece(piece));
+    read.push_back(std::move(bytes));
+  }
+  return read;
 }
 
 Result<SharedBytes> CoordinatorCore::ReadPiece(const ShardPiece& piece) const {

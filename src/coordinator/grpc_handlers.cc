@@ -74,7 +74,7 @@ class PollReactor final : public Reactor {
   // What cannot be read is told to who asks for it.
   void Send(const Result<std::vector<SharedBytes>>& read) {
     for (std::size_t i = 0; read.ok() && i < read->size(); ++i) {
-      Carry(*reply_, indices_[i], (*read)[i]->bytes);
+      Carry(*reply_, indices_[i], (*read)[i]->bytes, (*read)[i]->crc32c);
     }
     Finish(grpc::Status::OK);
   }

@@ -207,14 +207,15 @@ v1::NextTaskReply ToProto(const NextTaskReply& reply) {
   }
   to.set_detail(reply.detail);
   to.set_tasks(reply.tasks);
-  for (const CarriedShard& shard : reply.carried) Carry(to, shard.index, shard.bytes);
+  for (const CarriedShard& shard : reply.carried)
+    Carry(to, shard.index, shard.bytes, Crc32c(AsBytes(std::string_view(shard.bytes))));
   return to;
 }
 
-void Carry(v1::NextTaskReply& reply, int index, std::string bytes) {
+void Carry(v1::NextTaskReply& reply, int index, std::string bytes, std::uint32_t crc32c) {
   v1::ShardChunk& chunk = *reply.add_carried();
   chunk.set_index(index);
-  chunk.set_crc32c(Crc32c(AsBytes(std::string_view(bytes))));
+  chunk.set_crc32c(crc32c);
   chunk.set_data(std::move(bytes));
 }
 

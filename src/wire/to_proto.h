@@ -29,7 +29,7 @@ v1::ReturnTaskRequest ReturnToProto(const SessionId& session, TaskId task, const
 v1::RegisterReply ToProto(const RegisterReply& reply);
 v1::NextTaskReply ToProto(const NextTaskReply& reply);
 // Lets a shard of the task, whole, come with it. By rising index.
-void Carry(v1::NextTaskReply& reply, int index, std::string bytes);
+void Carry(v1::NextTaskReply& reply, int index, std::string bytes, std::uint32_t crc32c);
 v1::HeartbeatReply ToProto(const HeartbeatReply& reply);
 v1::SubmitUpdateReply ToProto(const Verdict& verdict);
 
