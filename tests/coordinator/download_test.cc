@@ -31,6 +31,21 @@ RunSummary RunOnce(const DownloadOptions& download) {
   return fleet.RunToEnd();
 }
 
+// A coordinator with one client, which has its first task.
+struct OneClient {
+  explicit OneClient(CoreOptions options) : fleet(Alone(std::move(options)), 1) {
+    EXPECT_OK(fleet.coordinator.Start());
+    alice.Join();
+    alice.TakeTask();
+  }
+  static CoreOptions Alone(CoreOptions options) {
+    options.run.participation.min_clients = 1;
+    return options;
+  }
+  Fleet fleet;
+  RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
+};
+
 // What the coordinator counts as sent.
 std::uint64_t CountedDown(CoordinatorCore& core) {
   std::promise<std::string> answer;
@@ -82,12 +97,9 @@ TEST(DownloadTest, WithoutAnEncodingNothingIsEncoded) {
 TEST(DownloadTest, TrafficIsTheEncodedBytes) {
   for (const DownloadOptions& download : {DownloadOptions{}, kInt8}) {
     CoreOptions options = EncodedOptions(download);
-    options.run.participation.min_clients = 1;
-    Fleet fleet(options, 1);
-    ASSERT_OK(fleet.coordinator.Start());
-    RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
-    alice.Join();
-    alice.TakeTask();
+    OneClient one(options);
+    Fleet& fleet = one.fleet;
+    RawClient& alice = one.alice;
     std::uint64_t bytes = 0;
     std::uint64_t expected = 0;
     for (const ShardReference& shard : alice.task.shards) {
@@ -129,12 +141,9 @@ TEST(DownloadTest, AnEvaluatorGetsTheCheckpointItself) {
 // not.
 TEST(DownloadTest, ARestartServesTheSameBytes) {
   CoreOptions options = EncodedOptions({.encoding = Encoding::kInt4, .zstd = true});
-  options.run.participation.min_clients = 1;
-  Fleet fleet(options, 1);
-  ASSERT_OK(fleet.coordinator.Start());
-  RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
-  alice.Join();
-  alice.TakeTask();
+  OneClient one(options);
+  Fleet& fleet = one.fleet;
+  RawClient& alice = one.alice;
   const auto fetch = [&] {
     std::string all;
     EXPECT_OK(alice.transport.FetchShards(
@@ -163,12 +172,9 @@ TEST(DownloadTest, ADownloadGoesOnAfterARestart) {
        {DownloadOptions{}, kInt8, DownloadOptions{.encoding = Encoding::kInt4, .zstd = true}}) {
     SCOPED_TRACE(EncodingName(download.encoding));
     CoreOptions options = EncodedOptions(download);
-    options.run.participation.min_clients = 1;
-    Fleet fleet(options, 1);
-    ASSERT_OK(fleet.coordinator.Start());
-    RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
-    alice.Join();
-    alice.TakeTask();
+    OneClient one(options);
+    Fleet& fleet = one.fleet;
+    RawClient& alice = one.alice;
     ShardCache cache(1 << 20);
     std::optional<PartialShard> partial;
     Bandwidth down;
@@ -220,12 +226,9 @@ TEST(DownloadTest, ADownloadGoesOnAfterARestart) {
 TEST(DownloadTest, ADamagedFileIsMadeAgainWhenAClientSaysSo) {
   CoreOptions options = EncodedOptions(kInt8);
   options.small_bytes = 0;  // with files of their own
-  options.run.participation.min_clients = 1;
-  Fleet fleet(options, 1);
-  ASSERT_OK(fleet.coordinator.Start());
-  RawClient alice{.slot = fleet.coordinator.slot, .name = "alice"};
-  alice.Join();
-  alice.TakeTask();
+  OneClient one(options);
+  Fleet& fleet = one.fleet;
+  RawClient& alice = one.alice;
   const auto fetch = [&] {
     ShardCache cache(0);
     std::optional<PartialShard> partial;
