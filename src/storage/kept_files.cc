@@ -55,8 +55,8 @@ Status KeptFiles::Keep(const std::vector<KeptFile>& files) {
   {
     const std::lock_guard lock(mutex_);
     for (const KeptFile& file : files) {
-      const std::string record = file.name + kNameEnd + file.bytes;
-      FEDMOE_ASSIGN_OR_RETURN(place, log_->Append(next_, AsBytes(record)));
+      const std::string name = file.name + kNameEnd;
+      FEDMOE_ASSIGN_OR_RETURN(place, log_->Append(next_, {AsBytes(name), AsBytes(file.bytes)}));
       keys_[file.name] = next_++;
     }
   }

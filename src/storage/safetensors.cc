@@ -7,6 +7,8 @@
 #include <limits>
 #include <utility>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 namespace fedmoe {
@@ -99,12 +101,18 @@ std::string CheckLayout(const std::vector<TensorInfo>& tensors, std::uint64_t da
          " bytes of data";
 }
 
+// As JSON; what is not UTF-8 in it is replaced.
+std::string Json(const nlohmann::json& value) {
+  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 }  // namespace
 
 std::string SafetensorsHeader(std::vector<TensorInfo>& tensors,
                               const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header[kMetadataKey] = metadata;
+  // Put together as text: an object of the JSON library looks for every new key among all others.
+  std::string text = "{";
+  if (!metadata.empty()) text += Json(kMetadataKey) + ':' + Json(metadata) + ',';
   std::uint64_t offset = 0;
   for (TensorInfo& tensor : tensors) {
     tensor.bytes = DtypeBytes(tensor.dtype);
@@ -112,11 +120,12 @@ std::string SafetensorsHeader(std::vector<TensorInfo>& tensors,
       tensor.bytes *= static_cast<std::uint64_t>(extent);
     tensor.offset = offset;
     offset += tensor.bytes;
-    header[tensor.name] = {{"dtype", tensor.dtype},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {tensor.offset, tensor.offset + tensor.bytes}}};
+    text +=
+        fmt::format(R"({}:{{"dtype":{},"shape":[{}],"data_offsets":[{},{}]}},)", Json(tensor.name),
+                    Json(tensor.dtype), fmt::join(tensor.shape, ","), tensor.offset, offset);
   }
-  std::string text = header.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  if (text.back() == ',') text.pop_back();
+  text += '}';
   const std::uint64_t unpadded = kLengthBytes + text.size();
   text.append((kDataAlignment - unpadded % kDataAlignment) % kDataAlignment, ' ');
   const std::uint64_t length = text.size();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/checksum.h"
+#include "storage/small_file.h"
 
 namespace fedmoe {
 namespace {
@@ -109,8 +110,8 @@ struct SegmentLog::Segment {
   Status failed;  // a sync that failed: what came after it may not be trusted either
 };
 
-SegmentLog::SegmentLog(FileSystem& files, std::string directory)
-    : files_(files), directory_(std::move(directory)) {}
+SegmentLog::SegmentLog(FileSystem& files, std::string directory, const SegmentLogOptions& options)
+    : files_(files), directory_(std::move(directory)), options_(options) {}
 
 SegmentLog::~SegmentLog() = default;
 
@@ -118,8 +119,9 @@ std::string SegmentLog::PathOf(std::uint64_t segment) const {
   return JoinPath(directory_, std::to_string(segment) + std::string(kSuffix));
 }
 
-Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::string directory) {
-  std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory)));
+Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::string directory,
+                                                     const SegmentLogOptions& options) {
+  std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory), options));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(log->directory_));
   for (const std::string& name : names) {
     if (!std::string_view(name).ends_with(kSuffix)) continue;
@@ -178,11 +180,21 @@ Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
   return segment;
 }
 
-Result<SegmentPlace> SegmentLog::Append(SegmentKey key, std::span<const std::byte> bytes) {
-  std::vector<std::byte> record(kHeaderBytes + bytes.size());
-  WriteHeader({.key = key, .length = bytes.size(), .bytes_crc = Crc32c(bytes)},
-              std::span(record).first(kHeaderBytes));
-  std::copy(bytes.begin(), bytes.end(), record.begin() + kHeaderBytes);
+Result<SegmentPlace> SegmentLog::Append(SegmentKey key,
+                                        std::initializer_list<std::span<const std::byte>> pieces) {
+  Header header{.key = key};
+  for (const std::span<const std::byte> piece : pieces) {
+    header.length += piece.size();
+    header.bytes_crc = Crc32c(piece, header.bytes_crc);
+  }
+  const auto bytes = std::make_shared<std::vector<std::byte>>();
+  std::vector<std::byte>& record = *bytes;
+  record.reserve(kHeaderBytes + header.length);
+  record.resize(kHeaderBytes);
+  WriteHeader(header, record);
+  for (const std::span<const std::byte> piece : pieces) {
+    record.insert(record.end(), piece.begin(), piece.end());
+  }
   const std::lock_guard lock(mutex_);
   FEDMOE_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment, Current());
   if (const Status written = segment->file->Append(record); !written.ok()) {
@@ -191,11 +203,27 @@ Result<SegmentPlace> SegmentLog::Append(SegmentKey key, std::span<const std::byt
     return written;
   }
   records_[key] = {
-      .segment = segment->number, .offset = segment->size + kHeaderBytes, .length = bytes.size()};
+      .segment = segment->number, .offset = segment->size + kHeaderBytes, .length = header.length};
+  Remember(key, bytes);
   segment->size += record.size();
   const std::lock_guard written(segment->mutex);
   segment->written = segment->size;
   return SegmentPlace{.segment = segment->number, .end = segment->size};
+}
+
+void SegmentLog::Remember(SegmentKey key, Bytes record) {
+  Unremember(key);
+  if (record->size() > options_.recent_bytes) return;
+  recent_bytes_ += record->size();
+  recent_[key] = std::move(record);
+  while (recent_bytes_ > options_.recent_bytes) Unremember(recent_.begin()->first);
+}
+
+void SegmentLog::Unremember(SegmentKey key) {
+  const auto found = recent_.find(key);
+  if (found == recent_.end()) return;
+  recent_bytes_ -= found->second->size();
+  recent_.erase(found);
 }
 
 Status SegmentLog::Sync(const SegmentPlace& place) {
@@ -254,10 +282,13 @@ Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(SegmentKey key) const
       return NotFound(directory_ + ": no record " + std::to_string(key));
     }
     record = found->second;
+    if (const auto recent = recent_.find(key); recent != recent_.end()) {
+      return std::unique_ptr<RandomAccessFile>(
+          std::make_unique<Slice>(FileOf(recent->second), kHeaderBytes, record.length));
+    }
   }
   FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(PathOf(record.segment)));
-  return std::unique_ptr<RandomAccessFile>(
-      std::make_unique<Slice>(std::move(file), record.offset, record.length));
+  return BufferIfSmall(std::make_unique<Slice>(std::move(file), record.offset, record.length));
 }
 
 std::set<std::uint64_t> SegmentLog::TakeEmptySegments() {
@@ -288,7 +319,9 @@ Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(records_, [&](const auto& entry) {
-      return entry.first < end && !keep.contains(entry.first);
+      const bool forgotten = entry.first < end && !keep.contains(entry.first);
+      if (forgotten) Unremember(entry.first);
+      return forgotten;
     });
     empty = TakeEmptySegments();
   }

@@ -3,7 +3,9 @@
 // docs/update_format.md.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -26,23 +28,34 @@ struct SegmentPlace {
   std::uint64_t end = 0;
 };
 
+struct SegmentLogOptions {
+  // Of the records with the highest keys so many bytes stay in memory, for who reads them soon.
+  std::uint64_t recent_bytes = 0;
+};
+
 // Thread-safe.
 class SegmentLog {
  public:
   // Reads the records of the segments in `directory`: of each key the last one that is whole. What
   // a crash left at the end of a segment is passed over.
-  static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory);
+  static Result<std::unique_ptr<SegmentLog>> Open(FileSystem& files, std::string directory,
+                                                  const SegmentLogOptions& options = {});
   ~SegmentLog();
 
   // Durable once Sync() of the place has returned OK, as is all that was appended before it without
-  // an error. After an error nothing is there, and the next record goes into another segment.
-  Result<SegmentPlace> Append(SegmentKey key, std::span<const std::byte> bytes);
+  // an error. After an error nothing is there, and the next record goes into another segment. The
+  // record is the pieces one after another.
+  Result<SegmentPlace> Append(SegmentKey key, std::span<const std::byte> bytes) {
+    return Append(key, {bytes});
+  }
+  Result<SegmentPlace> Append(SegmentKey key,
+                              std::initializer_list<std::span<const std::byte>> pieces);
   // One sync of the disk serves all who wait at the time.
   Status Sync(const SegmentPlace& place);
   bool Has(SegmentKey key) const;
   std::vector<SegmentKey> Keys() const;  // ascending
-  // The record's bytes, checked against their checksum when they were found or written. NOT_FOUND
-  // names the key.
+  // The record's bytes, checked against their checksum when they were found or written; in memory
+  // where they are few. NOT_FOUND names the key.
   Result<std::unique_ptr<RandomAccessFile>> Read(SegmentKey key) const;
   // Forgets every key below `end` but those of `keep`, and removes the segments that then have
   // none. What was forgotten may be there again after Open().
@@ -58,7 +71,9 @@ class SegmentLog {
   };
   struct Segment;
 
-  SegmentLog(FileSystem& files, std::string directory);
+  using Bytes = std::shared_ptr<const std::vector<std::byte>>;
+
+  SegmentLog(FileSystem& files, std::string directory, const SegmentLogOptions& options);
   std::string PathOf(std::uint64_t segment) const;
   Status ReadSegment(std::uint64_t segment);
   static Status SyncSegment(Segment& segment, std::uint64_t end);
@@ -66,12 +81,18 @@ class SegmentLog {
   Result<std::shared_ptr<Segment>> Current();
   // With mutex_ held: takes the segments that hold nothing, and no more are written to, off.
   std::set<std::uint64_t> TakeEmptySegments();
+  // With mutex_ held: `record`, with its header, is the last one of the key.
+  void Remember(SegmentKey key, Bytes record);
+  void Unremember(SegmentKey key);
   Status RemoveSegments(const std::set<std::uint64_t>& segments);
 
   FileSystem& files_;
   const std::string directory_;
+  const SegmentLogOptions options_;
   mutable std::mutex mutex_;
   std::map<SegmentKey, Record> records_;
+  std::map<SegmentKey, Bytes> recent_;  // with their headers
+  std::uint64_t recent_bytes_ = 0;
   std::set<std::uint64_t> segments_;                        // on the disk
   std::map<std::uint64_t, std::shared_ptr<Segment>> open_;  // written to by this object
   std::shared_ptr<Segment> current_;

@@ -45,7 +45,10 @@ std::vector<Digest> Manifest::Digests() const {
 }
 
 ShardStore::ShardStore(FileSystem& files, std::string directory, const ModelSpec& spec)
-    : files_(files), directory_(std::move(directory)), spec_(spec) {}
+    : files_(files),
+      directory_(std::move(directory)),
+      spec_(spec),
+      spec_digest_(SpecDigest(spec)) {}
 
 Result<std::unique_ptr<ShardStore>> ShardStore::Open(FileSystem& files,
                                                      const std::string& directory,
@@ -180,7 +183,7 @@ Result<Manifest> ShardStore::Stage(ModelVersion version, const Manifest* base,
             [](const ShardContent& a, const ShardContent& b) { return a.shard < b.shard; });
   Manifest staged;
   staged.version = version;
-  staged.spec_digest = SpecDigest(spec_);
+  staged.spec_digest = spec_digest_;
   staged.shards.resize(static_cast<std::size_t>(spec_.ShardCount()));
   if (base != nullptr) staged.shards = base->shards;
 

@@ -152,7 +152,8 @@ class ShardStore {
 
   FileSystem& files_;
   std::string directory_;
-  ModelSpec spec_;
+  const ModelSpec spec_;
+  const Digest spec_digest_;
   mutable std::mutex mutex_;
   std::map<ModelVersion, Manifest> manifests_;
   std::map<Digest, StoredShard> locations_;  // the oldest version's where there are several

@@ -13,6 +13,8 @@
 namespace fedmoe {
 namespace {
 
+// Small updates that are merged soon need not be read again.
+constexpr std::uint64_t kRecentBytes = std::uint64_t{4} << 20;
 constexpr std::string_view kKeptSuffix = ".update";
 constexpr std::string_view kTemporarySuffix = ".tmp";
 
@@ -144,7 +146,8 @@ Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string&
     FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(directory, name)));
   }
   std::unique_ptr<Spool> spool(new Spool(files, directory, options));
-  FEDMOE_ASSIGN_OR_RETURN(spool->segments_, SegmentLog::Open(files, directory));
+  FEDMOE_ASSIGN_OR_RETURN(spool->segments_,
+                          SegmentLog::Open(files, directory, {.recent_bytes = kRecentBytes}));
   return spool;
 }
 
@@ -164,7 +167,7 @@ Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
   if (segments_->Has(task)) {
     FEDMOE_ASSIGN_OR_RETURN(auto record, segments_->Read(task));
     FEDMOE_ASSIGN_OR_RETURN(const std::uint64_t bytes, record->Size());
-    if (bytes > 0) return BufferIfSmall(std::move(record));  // else it is in a file
+    if (bytes > 0) return record;  // else it is in a file
   }
   FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(JoinPath(directory_, KeptName(task))));
   return BufferIfSmall(std::move(file));

@@ -19,8 +19,8 @@ using Fault = FaultFileSystem::Fault;
 
 class SegmentLogTest : public ::testing::Test {
  protected:
-  std::unique_ptr<SegmentLog> Open() {
-    auto log = SegmentLog::Open(files_, directory_.path());
+  std::unique_ptr<SegmentLog> Open(const SegmentLogOptions& options = {}) {
+    auto log = SegmentLog::Open(files_, directory_.path(), options);
     EXPECT_OK(log.status());
     return log.ok() ? std::move(log).value() : nullptr;
   }
@@ -95,6 +95,36 @@ TEST_F(SegmentLogTest, PassesOverWhatIsDamaged) {
     EXPECT_TRUE(in_first || !log->Has(2)) << at;
     for (const SegmentKey key : log->Keys()) EXPECT_EQ(Read(*log, key), key == 1 ? "one" : "two");
   }
+}
+
+TEST_F(SegmentLogTest, ARecordIsItsPiecesOneAfterAnother) {
+  const auto place = Open()->Append(1, {AsBytes("pie"), AsBytes(""), AsBytes("ces")});
+  ASSERT_OK(place.status());
+  EXPECT_EQ(Read(*Open(), 1), "pieces");
+}
+
+TEST_F(SegmentLogTest, RecordsWithTheHighestKeysAreReadFromMemory) {
+  const std::string text(68, 'x');  // 100 bytes with its header
+  const auto log = Open({.recent_bytes = 250});
+  for (const SegmentKey key : {2, 1, 3}) Append(*log, key, text);
+  const auto reads_of = [&](SegmentKey key, const std::string& expected) {
+    const std::int64_t before = files_.reads();
+    EXPECT_EQ(Read(*log, key), expected);
+    return files_.reads() - before;
+  };
+  EXPECT_GT(reads_of(1, text), 0) << "of the lowest key there is no more than the file";
+  EXPECT_EQ(reads_of(2, text), 0);
+  EXPECT_EQ(reads_of(3, text), 0);
+  Append(*log, 3, "another");
+  EXPECT_EQ(reads_of(3, "another"), 0);
+  Append(*log, 4, std::string(300, 'y'));
+  EXPECT_GT(reads_of(4, std::string(300, 'y')), 0) << "longer than all that is held";
+  EXPECT_EQ(reads_of(2, text), 0);
+  ASSERT_OK(log->RemoveExcept({2}, 4));
+  EXPECT_EQ(Read(*log, 3), "NOT_FOUND: " + directory_.path() + ": no record 3");
+  EXPECT_EQ(reads_of(2, text), 0);
+  Append(*log, 5, text);
+  EXPECT_EQ(reads_of(2, text), 0) << "what was forgotten takes no room";
 }
 
 TEST_F(SegmentLogTest, RemovesSegmentsThatNothingNeeds) {
