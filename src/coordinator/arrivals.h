@@ -1,5 +1,5 @@
-// Small updates that arrive close together are made durable together: with one sync of the disk and
-// one commit of the journal, which cost more than the updates themselves.
+// Small updates that come close together are made durable together: a sync of the disk and a commit
+// of the journal cost more than the updates do.
 #pragma once
 
 #include <chrono>
@@ -12,62 +12,61 @@
 
 namespace fedmoe {
 
-// Who has arrived waits for those on their way, each of them for no longer than `patience` from its
-// beginning: a slow client holds up nobody. Thread-safe.
+// Whoever has arrived waits for those on their way, and for each of them no longer than `patience`
+// from its beginning: one that is slow, or gone, holds up nobody for more than that. Thread-safe.
 template <typename T>
 class Arrivals {
  public:
-  using Clock = std::chrono::steady_clock;
+  using Time = std::chrono::steady_clock::time_point;
 
-  explicit Arrivals(Clock::duration patience) : patience_(patience) {}
+  explicit Arrivals(std::chrono::steady_clock::duration patience) : patience_(patience) {}
 
-  // `number`, which rises from call to call, is on its way.
-  void Expect(std::uint64_t number) {
+  // `number` is on its way. Numbers and times rise from call to call.
+  void Expect(std::uint64_t number, Time now) {
     const std::lock_guard lock(mutex_);
-    coming_.emplace(number, Clock::now() + patience_);
+    if (!closed_) coming_.emplace(number, now + patience_);
   }
 
-  // It will not come, or is not small after all. Who waits for it goes on with the next arrival, or
-  // at NextDue().
-  void Forget(std::uint64_t number) {
-    const std::lock_guard lock(mutex_);
-    coming_.erase(number);
-  }
-
-  // It is here, expected or not. Returns all that have arrived, in that order, where nobody is to be
-  // waited for any more; else nothing, and who comes later takes it along.
-  std::vector<T> Arrive(std::uint64_t number, T item) {
+  // It is here, expected or not. Returns all that have arrived, in that order, if nobody is waited
+  // for any more; else nothing, and they go with who comes later, or with TakeDue().
+  std::vector<T> Arrive(std::uint64_t number, T item, Time now) {
     const std::lock_guard lock(mutex_);
     coming_.erase(number);
     arrived_.push_back(std::move(item));
-    return TakeIfComplete();
+    return Take(now);
   }
 
-  // Those who waited for somebody long enough.
-  std::vector<T> TakeDue() {
+  // When TakeDue() is to be called; nullopt: nobody is waited for.
+  std::optional<Time> NextDue() const {
     const std::lock_guard lock(mutex_);
-    return TakeIfComplete();
+    return coming_.empty() ? std::nullopt : std::optional(coming_.rbegin()->second);
   }
 
-  // When to ask for them, if nobody arrives until then.
-  std::optional<Clock::time_point> NextDue() const {
+  // Those who have waited long enough.
+  std::vector<T> TakeDue(Time now) {
     const std::lock_guard lock(mutex_);
-    if (coming_.empty()) return arrived_.empty() ? std::nullopt : std::optional(Clock::now());
-    return coming_.rbegin()->second;
+    return Take(now);
+  }
+
+  // Nobody is waited for from here on. Returns those who have arrived.
+  std::vector<T> Close() {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    coming_.clear();
+    return std::exchange(arrived_, {});
   }
 
  private:
-  std::vector<T> TakeIfComplete() {
-    const Clock::time_point now = Clock::now();
-    // They began in the order of their numbers.
+  std::vector<T> Take(Time now) {
     while (!coming_.empty() && coming_.begin()->second <= now) coming_.erase(coming_.begin());
     return coming_.empty() ? std::exchange(arrived_, {}) : std::vector<T>();
   }
 
-  const Clock::duration patience_;
+  const std::chrono::steady_clock::duration patience_;
   mutable std::mutex mutex_;
-  std::map<std::uint64_t, Clock::time_point> coming_;  // until when each is waited for
+  std::map<std::uint64_t, Time> coming_;  // until when each is waited for
   std::vector<T> arrived_;
+  bool closed_ = false;
 };
 
 }  // namespace fedmoe

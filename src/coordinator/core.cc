@@ -12,6 +12,8 @@ namespace {
 
 // A client's signs of life closer together than this are one.
 constexpr Milliseconds kHeartbeatGrainMs = 1'000;
+// How long a small update waits for others, of which each may take a few syncs of the disk.
+constexpr std::chrono::milliseconds kPatience{2};
 
 }  // namespace
 
@@ -47,11 +49,13 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
           files_, WriteBehindFileSystem::Limits{.max_file_bytes = options_.small_bytes})),
       quick_files_(*quick_owner_),
       queue_(options_.queue_limit),
-      house_(std::make_shared<Housekeeping>()) {}
+      house_(std::make_shared<Housekeeping>()),
+      arrivals_(kPatience) {}
 
 CoordinatorCore::~CoordinatorCore() {
   queue_.Close();
   if (thread_.joinable()) thread_.join();
+  SyncArrived(arrivals_.Close());
   // Before it is destroyed: its last jobs may still hand it new ones.
   if (pool_ != nullptr) pool_->Shutdown();
   if (syncs_ != nullptr) syncs_->Shutdown();
@@ -75,6 +79,17 @@ Milliseconds CoordinatorCore::NextWakeMs() const {
   return wake;
 }
 
+Milliseconds CoordinatorCore::NextWaitMs() const {
+  const Milliseconds wake = NextWakeMs();
+  const Milliseconds wait = wake < 0 ? -1 : std::max<Milliseconds>(0, wake - Now());
+  // In real time, whatever the clock says: it is the disk that is waited for.
+  const auto due = arrivals_.NextDue();
+  if (!due) return wait;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*due - SteadyClock::now());
+  const Milliseconds left_ms = std::max<Milliseconds>(0, left.count());
+  return wait < 0 ? left_ms : std::min(wait, left_ms);
+}
+
 bool CoordinatorCore::Finished() const {
   std::lock_guard lock(mutex_);
   return finished_;
@@ -82,12 +97,13 @@ bool CoordinatorCore::Finished() const {
 
 void CoordinatorCore::Loop() {
   while (!queue_.closed()) {
-    const Milliseconds wake = NextWakeMs();
-    const Milliseconds wait = wake < 0 ? -1 : std::max<Milliseconds>(0, wake - Now());
-    for (CommandQueue::Command& command : queue_.PopAll(wait)) command();
+    for (CommandQueue::Command& command : queue_.PopAll(NextWaitMs())) command();
     if (fatal_.ok()) {
       HearParkedPolls();
       Handle(Tick{.at_ms = Now()});
+    }
+    if (KeptUpdates due = arrivals_.TakeDue(SteadyClock::now()); !due.empty()) {
+      syncs_->Run([this, due = std::move(due)] { SyncArrived(due); });
     }
     EndHeldPolls();
     Flush();
@@ -165,8 +181,10 @@ void CoordinatorCore::Flush() {
   if (fatal_.ok() && changed) {
     // Housekeeping may rest on nothing that is not durable: for it the commit is waited for.
     const std::optional<Milliseconds> portion = NextPortionMs();
-    const bool beside = options_.durability == Durability::kFull && journal_dirty_ &&
-                        state_.phase != Phase::kFinished && !(portion && *portion <= Now());
+    // Tasks, which are all that clients wait for, have no time for two changes of thread.
+    const bool here = std::exchange(dispatched_, false) || state_.phase == Phase::kFinished;
+    const bool beside = options_.durability == Durability::kFull && journal_dirty_ && !here &&
+                        !(portion && *portion <= Now());
     if (beside) return StartCommit();
     if (const fedmoe::Status durable = MakeDurable(); !durable.ok()) OnFatal(durable);
   }

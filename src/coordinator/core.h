@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -23,6 +24,7 @@
 #include "common/result.h"
 #include "common/version.h"
 #include "common/write_behind_file_system.h"
+#include "coordinator/arrivals.h"
 #include "coordinator/command_queue.h"
 #include "coordinator/housekeeping.h"
 #include "coordinator/piece_cache.h"
@@ -266,6 +268,8 @@ class CoordinatorCore {
   void Loop();
   Milliseconds Now() const;
   Milliseconds NextWakeMs() const;
+  // How long to wait for a command; negative: for ever.
+  Milliseconds NextWaitMs() const;
   void Handle(const Event& event);
   void Execute(Action action);
   // Journal, then the replies that waited for it. While one commit is under way, what comes
@@ -314,7 +318,11 @@ class CoordinatorCore {
   void DeferDelivery(const ClientId& client);
   void HandleUpdate(UpdateHeader header, const Verdict& content);
   struct KeptUpdate;
+  using KeptUpdates = std::vector<std::shared_ptr<KeptUpdate>>;
+  using SteadyClock = std::chrono::steady_clock;
   void MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::VerdictDone done);
+  // Makes small updates durable: they share a sync, and the commit of the journal.
+  void SyncArrived(const KeptUpdates& updates);
   // One of the two syncs of an update has ended.
   void Synced(const std::shared_ptr<KeptUpdate>& update, const fedmoe::Status& status);
   void CountKept(const UpdateHeader& header, const fedmoe::Status& kept,
@@ -381,6 +389,7 @@ class CoordinatorCore {
   Milliseconds base_ms_ = 0;
   double earlier_wall_s_ = 0.0;  // of the run before this process
   bool journal_dirty_ = false;
+  bool dispatched_ = false;                // tasks, since the last commit
   std::shared_ptr<PendingCommit> commit_;  // under way; only it touches the journal's database then
   bool snapshot_due_ = false;     // a round was committed since the last one, or much happened
   std::size_t events_ = 0;        // in the journal, since the last snapshot
@@ -434,7 +443,8 @@ class CoordinatorCore {
   std::map<ClientId, Touched> touched_;
   TransferCount fetches_;  // under way
   const std::shared_ptr<PieceCache> pieces_ = std::make_shared<PieceCache>();
-  std::vector<std::shared_ptr<KeptUpdate>> named_;  // whose names wait for a sync
+  Arrivals<std::shared_ptr<KeptUpdate>> arrivals_;  // small updates, to be synced
+  KeptUpdates named_;                               // whose names wait for a sync
   std::map<std::string, std::vector<Callback<std::uint64_t>>> encoding_;  // who waits, by ShardKey
 
   std::thread thread_;

@@ -82,6 +82,7 @@ void CoordinatorCore::On(TurnAwayClient& action) {
 
 void CoordinatorCore::On(Dispatch& action) {
   bool training = false;
+  dispatched_ = true;
   for (TaskAssignment& task : action.tasks) {
     training |= task.kind == TaskKind::kTrain;
     cancelled_.erase(task.task);

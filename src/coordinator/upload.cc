@@ -40,6 +40,7 @@ void CoordinatorCore::OpenUpload(const TaskAssignment& task, const UpdateHeader&
   }
   const auto upload = std::make_shared<Upload>(*this, session, task, header, std::move(parked),
                                                std::move(ticket).value(), number);
+  if (header.total_bytes <= options_.small_bytes) arrivals_.Expect(number, SteadyClock::now());
   // Of two the later one asks for it when all of it is here.
   std::weak_ptr<Upload>& right = rights_[task.task];
   if (right.expired()) {
@@ -215,7 +216,8 @@ void Upload::Keep(const VerdictDone& done) {
       [done] { done(Cancelled("the coordinator is going down")); });
 }
 
-// An update that has its name and is being made durable: its bytes by one job, its name by another.
+// An update that has its name and is being made durable: a large one's bytes by one job, its name
+// by another.
 struct CoordinatorCore::KeptUpdate {
   std::shared_ptr<Upload> upload;
   Upload::VerdictDone done;
@@ -224,16 +226,14 @@ struct CoordinatorCore::KeptUpdate {
   fedmoe::Status status;
 };
 
-// Waiting for the disk takes no processor: its threads are more than the pool's. Of updates that
-// get their names while it is busy, one sync makes all names durable; those of a segment share the
-// sync of their bytes.
+// Waiting for the disk takes no processor: its threads are more than the pool's. Of large updates
+// that get their names while it is busy, one sync makes all names durable.
 void CoordinatorCore::MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::VerdictDone done) {
   const auto update = std::make_shared<KeptUpdate>();
   update->upload = std::move(upload);
   update->done = std::move(done);
   if (!update->upload->file_->HasFile()) {
-    update->left = 1;
-    return Synced(update, update->upload->file_->Sync());
+    return SyncArrived(arrivals_.Arrive(update->upload->number_, update, SteadyClock::now()));
   }
   bool first = false;
   {
@@ -252,6 +252,26 @@ void CoordinatorCore::MakeUpdateDurable(std::shared_ptr<Upload> upload, Upload::
     const fedmoe::Status synced = spool_->SyncNames();
     for (const auto& each : group) Synced(each, synced);
   });
+}
+
+void CoordinatorCore::SyncArrived(const KeptUpdates& updates) {
+  if (updates.empty()) return;
+  // The first one's sync has the others' bytes, too.
+  for (const auto& update : updates) {
+    update->status = update->upload->file_->Sync();
+    update->upload->file_.reset();
+  }
+  PostOr(
+      [this, updates] {
+        for (const auto& update : updates) {
+          CountKept(update->upload->header_, update->status, update->done);
+        }
+      },
+      [updates] {
+        for (const auto& update : updates) {
+          update->done(Cancelled("the coordinator is going down"));
+        }
+      });
 }
 
 void CoordinatorCore::Synced(const std::shared_ptr<KeptUpdate>& update,

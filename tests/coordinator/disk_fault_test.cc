@@ -97,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Small, DiskFaultTest, ::testing::Bool());
 
 void LiveWithAnyOne(bool small, Fault fault) {
   const std::int64_t operations = OfARun(small).writes;
-  ASSERT_GT(operations, 300);
+  ASSERT_GT(operations, 200);
   for (std::int64_t index = 0; index < operations; ++index) {
     SCOPED_TRACE("at operation " + std::to_string(index) + " of " + std::to_string(operations));
     FaultyFleet faulty(small);
@@ -117,7 +117,7 @@ TEST_P(DiskFaultTest, AnyOneOperationOnAFullDiskLosesNothing) {
 
 TEST_P(DiskFaultTest, AnyOneFailedReadLosesNothing) {
   const std::int64_t reads = OfARun(GetParam()).reads;
-  ASSERT_GT(reads, 50);
+  ASSERT_GT(reads, 25);
   for (std::int64_t index = 0; index < reads; ++index) {
     SCOPED_TRACE("at read " + std::to_string(index) + " of " + std::to_string(reads));
     FaultyFleet faulty(GetParam());

@@ -192,6 +192,18 @@ TEST_F(SessionTest, AClientHasTwoUploadsUnderWayAtMost) {
       << "the one accepted; the first, still held, has had no byte";
 }
 
+// Small updates are made durable together, but for one that does not come nobody waits for long.
+TEST_F(SessionTest, AnUploadThatDoesNotGoOnHoldsUpNoOther) {
+  StartRound();
+  Pending<UploadStart> started;
+  coordinator.core().BeginUpdate(
+      other.session, {.task = other.task.task, .client = "other", .round = 1, .total_bytes = 128},
+      started.Callback());
+  const Result<UploadStart> held = started.Get();
+  ASSERT_OK(held.status());
+  EXPECT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+}
+
 // Its client was killed while the end was being made durable, and comes back to hear of it.
 TEST_F(SessionTest, APollThatWasAbandonedIsNotToldOfTheEnd) {
   coordinator.options.run.rounds = 1;

@@ -1,0 +1,73 @@
+#include "coordinator/arrivals.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace fedmoe {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class ArrivalsTest : public ::testing::Test {
+ protected:
+  static Arrivals<char>::Time At(int ms) { return Arrivals<char>::Time(milliseconds(ms)); }
+
+  Arrivals<char> arrivals{milliseconds(10)};
+};
+
+TEST_F(ArrivalsTest, OneAloneDoesNotWait) {
+  arrivals.Expect(1, At(0));
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(5)), ElementsAre('a'));
+  EXPECT_EQ(arrivals.NextDue(), std::nullopt);
+}
+
+TEST_F(ArrivalsTest, OneThatWasNotExpectedDoesNotWait) {
+  EXPECT_THAT(arrivals.Arrive(7, 'a', At(0)), ElementsAre('a'));
+}
+
+TEST_F(ArrivalsTest, TheLastOneOnItsWayTakesTheOthersAlong) {
+  for (const int number : {1, 2, 3}) arrivals.Expect(number, At(number));
+  EXPECT_THAT(arrivals.Arrive(2, 'b', At(4)), IsEmpty());
+  EXPECT_THAT(arrivals.Arrive(3, 'c', At(5)), IsEmpty());
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(6)), ElementsAre('b', 'c', 'a'));
+  EXPECT_THAT(arrivals.TakeDue(At(100)), IsEmpty());
+}
+
+TEST_F(ArrivalsTest, NobodyIsWaitedForLongerThanThePatience) {
+  arrivals.Expect(1, At(0));
+  arrivals.Expect(2, At(3));
+  arrivals.Expect(3, At(4));
+  EXPECT_THAT(arrivals.Arrive(2, 'b', At(5)), IsEmpty());
+  EXPECT_EQ(arrivals.NextDue(), At(14)) << "until the last that is waited for";
+  EXPECT_THAT(arrivals.TakeDue(At(13)), IsEmpty());
+  EXPECT_THAT(arrivals.TakeDue(At(14)), ElementsAre('b'));
+  EXPECT_EQ(arrivals.NextDue(), std::nullopt);
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(15)), ElementsAre('a')) << "late, and alone";
+}
+
+TEST_F(ArrivalsTest, ALateOneDoesNotMakeAnArrivalWait) {
+  arrivals.Expect(1, At(0));
+  arrivals.Expect(2, At(9));
+  EXPECT_THAT(arrivals.Arrive(2, 'b', At(12)), ElementsAre('b'));
+}
+
+TEST_F(ArrivalsTest, WithoutAnArrivalThereIsNothingToTake) {
+  arrivals.Expect(1, At(0));
+  EXPECT_EQ(arrivals.NextDue(), At(10));
+  EXPECT_THAT(arrivals.TakeDue(At(10)), IsEmpty());
+  EXPECT_EQ(arrivals.NextDue(), std::nullopt);
+}
+
+TEST_F(ArrivalsTest, OnceClosedNobodyWaits) {
+  arrivals.Expect(1, At(0));
+  arrivals.Expect(2, At(0));
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(1)), IsEmpty());
+  EXPECT_THAT(arrivals.Close(), ElementsAre('a'));
+  arrivals.Expect(3, At(2));
+  EXPECT_THAT(arrivals.Arrive(2, 'b', At(2)), ElementsAre('b'));
+}
+
+}  // namespace
+}  // namespace fedmoe
