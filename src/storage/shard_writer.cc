@@ -1,7 +1,10 @@
 #include "storage/shard_writer.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <map>
+#include <mutex>
+#include <thread>
 #include <utility>
 
 #include "common/checksum.h"
@@ -11,6 +14,8 @@ namespace fedmoe {
 namespace {
 
 constexpr std::uint64_t kCopyBytes = 1 << 20;
+// Of shorter shards the last piece, beside which nothing goes on, is too much of the whole.
+constexpr std::uint64_t kLeastBesideBytes = 4 << 20;
 
 // The tensors of a shard, their names after `prefix`.
 void AddTensors(const ModelSpec& spec, int shard, const std::string& prefix,
@@ -49,6 +54,61 @@ class CountedFile {
   WritableFile* file_;
   std::uint64_t expected_bytes_;
   std::uint64_t bytes_ = 0;
+};
+
+// A thread that does one job after another, while its caller prepares the next.
+class Beside {
+ public:
+  using Job = std::function<Status()>;
+
+  ~Beside() {
+    if (!thread_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  // After Wait().
+  void Start(Job job) {
+    if (!thread_.joinable()) thread_ = std::thread([this] { Loop(); });
+    {
+      const std::lock_guard lock(mutex_);
+      job_ = std::move(job);
+    }
+    changed_.notify_all();
+  }
+
+  // For the job under way, if any. What became of the first one that failed.
+  Status Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return job_ == nullptr; });
+    return status_;
+  }
+
+ private:
+  void Loop() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return ending_ || job_ != nullptr; });
+      if (job_ == nullptr) return;
+      lock.unlock();
+      Status status = job_();
+      lock.lock();
+      if (status_.ok()) status_ = std::move(status);
+      job_ = nullptr;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Job job_;
+  Status status_;
+  bool ending_ = false;
+  std::thread thread_;
 };
 
 }  // namespace
@@ -101,14 +161,26 @@ Result<StoredShard> ShardWriter::Write(const ShardContent& content) {
   CountedFile second(second_file.get(), content.moment_count > 1 ? bytes : 0);
   Sha256 digest;
   ShardContent::Sinks sinks;
-  sinks.values = [&](std::span<const float> piece) {
+  const auto take = [&](std::span<const float> piece) {
     digest.Update(std::as_bytes(piece));
     return values.Append(piece);
+  };
+  // To digest a piece takes as long as to make it: the one goes on beside the other.
+  std::vector<float> taken;
+  Beside beside;
+  sinks.values = [&](std::span<const float> piece) {
+    FEDMOE_RETURN_IF_ERROR(beside.Wait());
+    if (bytes < kLeastBesideBytes) return take(piece);
+    taken.assign(piece.begin(), piece.end());
+    beside.Start([&] { return take(taken); });
+    return Status::Ok();
   };
   sinks.first = [&](std::span<const float> piece) { return first.Append(piece); };
   sinks.second = [&](std::span<const float> piece) { return second.Append(piece); };
   const std::string name = "shard " + spec_.ShardName(content.shard);
-  FEDMOE_RETURN_IF_ERROR(content.write(sinks).WithContext(name));
+  const Status written = content.write(sinks);
+  const Status last = beside.Wait();
+  FEDMOE_RETURN_IF_ERROR((written.ok() ? last : written).WithContext(name));
   FEDMOE_RETURN_IF_ERROR(values.CheckComplete().WithContext(name + ": values"));
   FEDMOE_RETURN_IF_ERROR(first.CheckComplete().WithContext(name + ": first moments"));
   FEDMOE_RETURN_IF_ERROR(second.CheckComplete().WithContext(name + ": second moments"));
