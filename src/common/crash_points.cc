@@ -32,6 +32,8 @@ const char* DiskOperationName(DiskOperation operation) {
   switch (operation) {
     case DiskOperation::kCreate:
       return "create";
+    case DiskOperation::kOverwrite:
+      return "overwrite";
     case DiskOperation::kOpenForAppend:
       return "open_for_append";
     case DiskOperation::kWrite:
@@ -80,6 +82,9 @@ class CrashPoints::File final : public WritableFile {
     return owner_.Around(DiskOperation::kSync, path_, [&] { return base_->Sync(); });
   }
   void StartSync() override { base_->StartSync(); }
+  Status Trim() override {
+    return owner_.Around(DiskOperation::kTruncate, path_, [&] { return base_->Trim(); });
+  }
   Status Close() override {
     return owner_.Around(DiskOperation::kClose, path_, [&] { return base_->Close(); });
   }
@@ -177,6 +182,11 @@ Result<std::unique_ptr<WritableFile>> CrashPoints::OpenForAppend(const std::stri
   return Wrapped<File>(
       Around(DiskOperation::kOpenForAppend, path, [&] { return base().OpenForAppend(path); }),
       *this, path);
+}
+
+Result<std::unique_ptr<WritableFile>> CrashPoints::Overwrite(const std::string& path) {
+  return Wrapped<File>(
+      Around(DiskOperation::kOverwrite, path, [&] { return base().Overwrite(path); }), *this, path);
 }
 
 Status CrashPoints::Rename(const std::string& from, const std::string& to) {

@@ -12,6 +12,7 @@ namespace fedmoe {
 enum class DiskOperation {
   kCreate,
   kOpenForAppend,
+  kOverwrite,
   kWrite,
   kTruncate,
   kSync,

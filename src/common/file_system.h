@@ -26,6 +26,8 @@ class WritableFile {
   // Lets the disk begin with what Sync() would otherwise wait for, once that is worth its while.
   // Promises nothing.
   virtual void StartSync() {}
+  // Of a file that is overwritten: cuts off what it had before past the bytes written so far.
+  virtual Status Trim() { return Status::Ok(); }
   virtual Status Close() = 0;
 };
 
@@ -64,6 +66,15 @@ class FileSystem {
   // Creates or truncates.
   virtual Result<std::unique_ptr<WritableFile>> Create(const std::string& path) = 0;
   virtual Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) = 0;
+  // A file that is there, to be written anew from its first byte in the place that it has on the
+  // disk. What it had past the bytes written stays until Trim(). By default it is cut to nothing
+  // first.
+  virtual Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) {
+    return Create(path);
+  }
+  // Whether that is worth keeping files for that nobody needs: on a disk it takes half the time of
+  // a new file.
+  virtual bool GainsByOverwriting() const { return false; }
   virtual Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) = 0;
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
   virtual Status Remove(const std::string& path) = 0;

@@ -10,7 +10,8 @@
 
 namespace fedmoe {
 
-// Passes everything on to `base`, which must outlive it. Thread-safe where `base` is.
+// Passes everything on to `base`, which must outlive it, but for Overwrite(), which is a Create()
+// unless the decorator says how it does it. Thread-safe where `base` is.
 class ForwardingFileSystem : public FileSystem {
  public:
   explicit ForwardingFileSystem(FileSystem& base) : base_(base) {}
@@ -21,6 +22,7 @@ class ForwardingFileSystem : public FileSystem {
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
     return base_.OpenForAppend(path);
   }
+  bool GainsByOverwriting() const override { return base_.GainsByOverwriting(); }
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
     return base_.Open(path);
   }
@@ -56,6 +58,7 @@ class ForwardingFile : public WritableFile {
   Status Append(std::span<const std::byte> bytes) override { return base_->Append(bytes); }
   Status Sync() override { return base_->Sync(); }
   void StartSync() override { base_->StartSync(); }
+  Status Trim() override { return base_->Trim(); }
   Status Close() override { return base_->Close(); }
 
  private:

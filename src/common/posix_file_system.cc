@@ -130,6 +130,15 @@ class PosixWritableFile final : public WritableFile {
     started_ = end;
   }
 
+  Status Trim() override {
+    struct stat information {};
+    const off_t end = ::lseek(descriptor_.get(), 0, SEEK_CUR);
+    if (::fstat(descriptor_.get(), &information) < 0) return Failure("size", path_, errno);
+    if (information.st_size <= end) return Status::Ok();
+    if (Retry([&] { return ::ftruncate(descriptor_.get(), end); }) == 0) return Status::Ok();
+    return Failure("truncate", path_, errno);
+  }
+
   // Not repeated on EINTR: Linux has released the descriptor by then. A second Close is OK.
   Status Close() override {
     const int number = descriptor_.Release();
@@ -272,6 +281,13 @@ class PosixFileSystemImpl final : public FileSystem {
                             OpenDescriptor("append", path, O_WRONLY | O_CREAT | O_APPEND));
     return MakeAs<WritableFile, PosixWritableFile>(path, std::move(descriptor));
   }
+
+  Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) override {
+    FEDMOE_ASSIGN_OR_RETURN(Descriptor descriptor, OpenDescriptor("overwrite", path, O_WRONLY));
+    return MakeAs<WritableFile, PosixWritableFile>(path, std::move(descriptor));
+  }
+
+  bool GainsByOverwriting() const override { return true; }
 
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
     FEDMOE_ASSIGN_OR_RETURN(Descriptor descriptor, OpenDescriptor("open", path, O_RDONLY));

@@ -20,4 +20,8 @@ Result<std::unique_ptr<WritableFile>> UnsyncedFileSystem::OpenForAppend(const st
   return Wrapped<UnsyncedFile>(base().OpenForAppend(path));
 }
 
+Result<std::unique_ptr<WritableFile>> UnsyncedFileSystem::Overwrite(const std::string& path) {
+  return Wrapped<UnsyncedFile>(base().Overwrite(path));
+}
+
 }  // namespace fedmoe

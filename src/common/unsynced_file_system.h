@@ -14,6 +14,7 @@ class UnsyncedFileSystem final : public ForwardingFileSystem {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) override;
   Status SyncDirectory(const std::string&) override { return Status::Ok(); }
 };
 

@@ -126,6 +126,14 @@ Result<std::unique_ptr<WritableFile>> WriteBehindFileSystem::OpenForAppend(
   return std::unique_ptr<WritableFile>(std::make_unique<File>(*this, entry));
 }
 
+Result<std::unique_ptr<WritableFile>> WriteBehindFileSystem::Overwrite(const std::string& path) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (Find(path) == nullptr) return base().Overwrite(path);
+  }
+  return Create(path);
+}
+
 Result<std::unique_ptr<RandomAccessFile>> WriteBehindFileSystem::Open(const std::string& path) {
   const std::lock_guard lock(mutex_);
   const EntryPointer entry = Find(path);

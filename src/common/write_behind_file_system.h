@@ -34,6 +34,7 @@ class WriteBehindFileSystem final : public ForwardingFileSystem {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) override;
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status Remove(const std::string& path) override;

@@ -16,18 +16,23 @@ namespace fedmoe {
 namespace {
 
 constexpr std::string_view kSuffix = ".segment";
-// Past this a segment takes no more records.
-constexpr std::uint64_t kSegmentBytes = std::uint64_t{8} << 20;
+constexpr std::string_view kSpareSuffix = ".spare";
+// As many as are filled between two times that what is old is forgotten, where rounds are short.
+constexpr std::size_t kSpares = 4;
 
 // All numbers little-endian.
 constexpr std::size_t kHeaderBytes = 32;
 constexpr std::uint32_t kMagic = 0x53474546;  // "FEGS"
 
 struct Header {
+  // Of the segment, its lowest bits: tells its records from older ones in the same place.
+  std::uint32_t tag = 0;
   SegmentKey key = 0;
   std::uint64_t length = 0;
   std::uint32_t bytes_crc = 0;
 };
+
+std::uint32_t TagOf(std::uint64_t segment) { return static_cast<std::uint32_t>(segment); }
 
 template <typename T>
 void Put(std::byte*& at, T value) {
@@ -49,7 +54,7 @@ void WriteHeader(const Header& header, std::span<std::byte> out) {
   Put<std::uint32_t>(at, header.bytes_crc);
   Put<std::uint64_t>(at, static_cast<std::uint64_t>(header.key));
   Put<std::uint64_t>(at, header.length);
-  Put<std::uint32_t>(at, 0);
+  Put<std::uint32_t>(at, header.tag);
   Put<std::uint32_t>(at, Crc32c(out.first(kHeaderBytes - sizeof(std::uint32_t))));
 }
 
@@ -60,7 +65,7 @@ std::optional<Header> ReadHeader(std::span<const std::byte> bytes) {
   header.bytes_crc = Take<std::uint32_t>(at);
   header.key = static_cast<SegmentKey>(Take<std::uint64_t>(at));
   header.length = Take<std::uint64_t>(at);
-  if (Take<std::uint32_t>(at) != 0) return std::nullopt;
+  header.tag = Take<std::uint32_t>(at);
   const std::uint32_t crc = Crc32c(bytes.first(kHeaderBytes - sizeof(std::uint32_t)));
   return Take<std::uint32_t>(at) == crc ? std::optional(header) : std::nullopt;
 }
@@ -119,11 +124,18 @@ std::string SegmentLog::PathOf(std::uint64_t segment) const {
   return JoinPath(directory_, std::to_string(segment) + std::string(kSuffix));
 }
 
+std::string SegmentLog::SparePathOf(std::uint64_t segment) const {
+  return JoinPath(directory_, std::to_string(segment) + std::string(kSpareSuffix));
+}
+
 Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::string directory,
                                                      const SegmentLogOptions& options) {
   std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory), options));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(log->directory_));
   for (const std::string& name : names) {
+    if (std::string_view(name).ends_with(kSpareSuffix)) {
+      FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(log->directory_, name)));
+    }
     if (!std::string_view(name).ends_with(kSuffix)) continue;
     const char* const end = name.data() + name.size() - kSuffix.size();
     std::uint64_t number = 0;
@@ -146,7 +158,7 @@ Status SegmentLog::ReadSegment(std::uint64_t segment) {
     FEDMOE_RETURN_IF_ERROR(file->ReadAt(at, start));
     const std::optional<Header> header = ReadHeader(start);
     at += kHeaderBytes;
-    if (!header || header->length > size - at) break;
+    if (!header || header->tag != TagOf(segment) || header->length > size - at) break;
     // Not mapped: a bad sector is then an error that names the file.
     bytes.resize(static_cast<std::size_t>(header->length));
     FEDMOE_RETURN_IF_ERROR(file->ReadAt(at, bytes));
@@ -159,18 +171,18 @@ Status SegmentLog::ReadSegment(std::uint64_t segment) {
 }
 
 Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
-  if (current_ != nullptr && current_->size < kSegmentBytes) {
+  if (current_ != nullptr && current_->size < options_.segment_bytes) {
     const std::lock_guard lock(current_->mutex);
     if (current_->failed.ok()) return current_;
   }
   // Whoever syncs a record of the next one has what came before it, too.
   const std::shared_ptr<Segment> last = std::exchange(current_, nullptr);
-  if (last != nullptr && last->size >= kSegmentBytes) {
+  if (last != nullptr && last->size >= options_.segment_bytes) {
     FEDMOE_RETURN_IF_ERROR(SyncSegment(*last, last->size));
   }
   auto segment = std::make_shared<Segment>();
   segment->number = next_segment_;
-  FEDMOE_ASSIGN_OR_RETURN(segment->file, files_.Create(PathOf(segment->number)));
+  FEDMOE_ASSIGN_OR_RETURN(segment->file, MakeFile(segment->number));
   ++next_segment_;
   segments_.insert(segment->number);
   // Once for all of its records.
@@ -178,6 +190,16 @@ Result<std::shared_ptr<SegmentLog::Segment>> SegmentLog::Current() {
   open_[segment->number] = segment;
   current_ = segment;
   return segment;
+}
+
+Result<std::unique_ptr<WritableFile>> SegmentLog::MakeFile(std::uint64_t segment) {
+  const std::string path = PathOf(segment);
+  if (spares_.empty()) return files_.Create(path);
+  const std::uint64_t spare = *spares_.begin();
+  spares_.erase(spares_.begin());
+  // One that is not to be had is done without.
+  if (!files_.Rename(SparePathOf(spare), path).ok()) return files_.Create(path);
+  return files_.Overwrite(path);
 }
 
 Result<SegmentPlace> SegmentLog::Append(SegmentKey key,
@@ -191,12 +213,13 @@ Result<SegmentPlace> SegmentLog::Append(SegmentKey key,
   std::vector<std::byte>& record = *bytes;
   record.reserve(kHeaderBytes + header.length);
   record.resize(kHeaderBytes);
-  WriteHeader(header, record);
   for (const std::span<const std::byte> piece : pieces) {
     record.insert(record.end(), piece.begin(), piece.end());
   }
   const std::lock_guard lock(mutex_);
   FEDMOE_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment, Current());
+  header.tag = TagOf(segment->number);
+  WriteHeader(header, std::span(record).first(kHeaderBytes));
   if (const Status written = segment->file->Append(record); !written.ok()) {
     // Its end is undefined, so nothing may follow.
     current_ = nullptr;
@@ -302,14 +325,23 @@ std::set<std::uint64_t> SegmentLog::TakeEmptySegments() {
   return empty;
 }
 
-Status SegmentLog::RemoveSegments(const std::set<std::uint64_t>& segments) {
+Status SegmentLog::RemoveSegments(const std::set<std::uint64_t>& segments, std::size_t most) {
   Status status;
   for (const std::uint64_t segment : segments) {
-    const Status removed = files_.Remove(PathOf(segment));
-    if (removed.ok()) continue;
-    status = removed;
+    bool spare = false;
+    {
+      const std::lock_guard lock(mutex_);
+      spare = spares_.size() < most;
+    }
+    const Status gone = spare ? files_.Rename(PathOf(segment), SparePathOf(segment))
+                              : files_.Remove(PathOf(segment));
     const std::lock_guard lock(mutex_);
-    segments_.insert(segment);  // to be tried again
+    if (!gone.ok()) {
+      status = gone;
+      if (files_.Exists(PathOf(segment))) segments_.insert(segment);  // to be tried again
+    } else if (spare) {
+      spares_.insert(segment);
+    }
   }
   return status;
 }
@@ -325,17 +357,23 @@ Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end
     });
     empty = TakeEmptySegments();
   }
-  return RemoveSegments(empty);
+  return RemoveSegments(empty, files_.GainsByOverwriting() ? kSpares : 0);
 }
 
 Status SegmentLog::Seal() {
-  std::set<std::uint64_t> empty;
+  std::set<std::uint64_t> empty, spares;
   {
     const std::lock_guard lock(mutex_);
     current_ = nullptr;
     empty = TakeEmptySegments();
+    spares = std::exchange(spares_, {});
   }
-  return RemoveSegments(empty);
+  Status status;
+  for (const std::uint64_t spare : spares) {
+    if (const Status removed = files_.Remove(SparePathOf(spare)); !removed.ok()) status = removed;
+  }
+  FEDMOE_RETURN_IF_ERROR(status);
+  return RemoveSegments(empty, 0);
 }
 
 }  // namespace fedmoe

@@ -1,5 +1,6 @@
 // Small blobs one after another in few files: what each of them would cost the disk as a file of
-// its own, its making, its name and its removal, they share. The spool's small updates. Format:
+// its own, its making, its name and its removal, they share. A file whose blobs nobody needs any
+// more is written anew, under another name. The spool's small updates. Format:
 // docs/update_format.md.
 #pragma once
 
@@ -31,6 +32,8 @@ struct SegmentPlace {
 struct SegmentLogOptions {
   // Of the records with the highest keys so many bytes stay in memory, for who reads them soon.
   std::uint64_t recent_bytes = 0;
+  // A segment past it takes no more records.
+  std::uint64_t segment_bytes = std::uint64_t{8} << 20;
 };
 
 // Thread-safe.
@@ -57,10 +60,11 @@ class SegmentLog {
   // The record's bytes, checked against their checksum when they were found or written; in memory
   // where they are few. NOT_FOUND names the key.
   Result<std::unique_ptr<RandomAccessFile>> Read(SegmentKey key) const;
-  // Forgets every key below `end` but those of `keep`, and removes the segments that then have
-  // none. What was forgotten may be there again after Open().
+  // Forgets every key below `end` but those of `keep`. Segments that then have none are written
+  // anew, some, or removed; nobody may read them any more. What was forgotten may be there again
+  // after Open().
   Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end);
-  // For the time being nothing more comes: the segment in hand is removed too if it holds nothing.
+  // For the time being nothing more comes: all segments that hold nothing are removed.
   Status Seal();
 
  private:
@@ -75,16 +79,20 @@ class SegmentLog {
 
   SegmentLog(FileSystem& files, std::string directory, const SegmentLogOptions& options);
   std::string PathOf(std::uint64_t segment) const;
+  std::string SparePathOf(std::uint64_t segment) const;
   Status ReadSegment(std::uint64_t segment);
   static Status SyncSegment(Segment& segment, std::uint64_t end);
   // With mutex_ held: the segment that takes a record next.
   Result<std::shared_ptr<Segment>> Current();
   // With mutex_ held: takes the segments that hold nothing, and no more are written to, off.
   std::set<std::uint64_t> TakeEmptySegments();
+  // With mutex_ held: a file for the segment with this number.
+  Result<std::unique_ptr<WritableFile>> MakeFile(std::uint64_t segment);
   // With mutex_ held: `record`, with its header, is the last one of the key.
   void Remember(SegmentKey key, Bytes record);
   void Unremember(SegmentKey key);
-  Status RemoveSegments(const std::set<std::uint64_t>& segments);
+  // Removes them, but for some that become spares until there are `most`.
+  Status RemoveSegments(const std::set<std::uint64_t>& segments, std::size_t most);
 
   FileSystem& files_;
   const std::string directory_;
@@ -93,7 +101,8 @@ class SegmentLog {
   std::map<SegmentKey, Record> records_;
   std::map<SegmentKey, Bytes> recent_;  // with their headers
   std::uint64_t recent_bytes_ = 0;
-  std::set<std::uint64_t> segments_;                        // on the disk
+  std::set<std::uint64_t> segments_;  // on the disk
+  std::set<std::uint64_t> spares_;    // were segments; files that are to be written anew
   std::map<std::uint64_t, std::shared_ptr<Segment>> open_;  // written to by this object
   std::shared_ptr<Segment> current_;
   std::uint64_t next_segment_ = 1;

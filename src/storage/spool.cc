@@ -39,13 +39,14 @@ class SpooledUpdate final : public IncomingUpdate {
  public:
   SpooledUpdate(FileSystem& files, std::shared_ptr<FileSystem> owner, std::string directory,
                 TaskId task, std::uint64_t announced_bytes, std::string temporary,
-                SegmentLog& segments, bool small)
+                SpareFiles& spares, SegmentLog& segments, bool small)
       : owner_(std::move(owner)),
         files_(files),
         directory_(std::move(directory)),
         task_(task),
         announced_bytes_(announced_bytes),
         temporary_(std::move(temporary)),
+        spares_(spares),
         segments_(segments),
         small_(small) {}
 
@@ -67,6 +68,8 @@ class SpooledUpdate final : public IncomingUpdate {
     // After a failed write the file's end is undefined, so nothing may follow.
     status_ = file_->Append(bytes);
     if (status_.ok()) size_ += bytes.size();
+    // For the next one there is room then.
+    if (status_.code() == StatusCode::kResourceExhausted) static_cast<void>(spares_.Clear());
     if (!small_) file_->StartSync();  // while the rest comes in
     return status_;
   }
@@ -75,6 +78,7 @@ class SpooledUpdate final : public IncomingUpdate {
 
   Result<std::unique_ptr<RandomAccessFile>> Read() override {
     FEDMOE_RETURN_IF_ERROR(Create());
+    FEDMOE_RETURN_IF_ERROR(file_->Trim());
     FEDMOE_ASSIGN_OR_RETURN(auto file, files_.Open(kept_ && !place_ ? KeptPath() : temporary_));
     return BufferIfSmall(std::move(file));
   }
@@ -87,6 +91,7 @@ class SpooledUpdate final : public IncomingUpdate {
       FEDMOE_ASSIGN_OR_RETURN(const auto region, file->Map(0, size_));
       FEDMOE_ASSIGN_OR_RETURN(place_, segments_.Append(task_, region->bytes()));
     } else {
+      FEDMOE_RETURN_IF_ERROR(file_->Trim());
       FEDMOE_RETURN_IF_ERROR(files_.Rename(temporary_, KeptPath()));
       // A small one that was never counted does not stand before it, here or after a restart.
       if (segments_.Has(task_)) {
@@ -110,7 +115,8 @@ class SpooledUpdate final : public IncomingUpdate {
   // With the first use, so that Begin() needs no disk.
   Status Create() {
     if (file_ == nullptr && status_.ok()) {
-      Result<std::unique_ptr<WritableFile>> file = files_.Create(temporary_);
+      Result<std::unique_ptr<WritableFile>> file =
+          small_ ? files_.Create(temporary_) : spares_.Create(temporary_, announced_bytes_);
       status_ = file.status();
       if (file.ok()) file_ = std::move(file).value();
     }
@@ -125,6 +131,7 @@ class SpooledUpdate final : public IncomingUpdate {
   TaskId task_;
   std::uint64_t announced_bytes_;
   std::string temporary_;
+  SpareFiles& spares_;
   SegmentLog& segments_;
   const bool small_;                   // else it gets a file of its own
   std::optional<SegmentPlace> place_;  // where it was kept in the segments
@@ -160,7 +167,7 @@ std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announce
   const bool small = announced_bytes <= segment_update_bytes_;
   // One that is to be a file is one from the beginning: many at once would fill the memory.
   return std::make_unique<SpooledUpdate>(small ? files_ : disk_, incoming_, directory_, task,
-                                         announced_bytes, temporary, *segments_, small);
+                                         announced_bytes, temporary, spares_, *segments_, small);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> Spool::Read(TaskId task) const {
@@ -185,9 +192,14 @@ Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
   for (const std::string& name : names) {
     const std::optional<TaskId> task = TaskOf(name);
     if (!task || *task >= end || keep.contains(*task)) continue;
-    FEDMOE_RETURN_IF_ERROR(files_.Remove(JoinPath(directory_, name)));
+    FEDMOE_RETURN_IF_ERROR(spares_.Retire(JoinPath(directory_, name)));
   }
   return Status::Ok();
+}
+
+Status Spool::Seal() {
+  FEDMOE_RETURN_IF_ERROR(spares_.Clear());
+  return segments_->Seal();
 }
 
 }  // namespace fedmoe

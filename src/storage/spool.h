@@ -13,6 +13,7 @@
 #include "common/ids.h"
 #include "common/result.h"
 #include "storage/segment_log.h"
+#include "storage/spare_files.h"
 
 namespace fedmoe {
 
@@ -57,23 +58,26 @@ class Spool {
   bool Has(TaskId task) const;
   // Makes the names of all files kept so far durable: one sync for as many as there are.
   Status SyncNames();
-  // Removes every kept update of a task below `end` except those of `keep`.
+  // Removes every kept update of a task below `end` except those of `keep`. Nobody may read them
+  // any more: their places on the disk go to updates that come.
   Status RemoveExcept(const std::set<TaskId>& keep,
                       TaskId end = std::numeric_limits<TaskId>::max());
   // For the time being no more updates come: nothing that is not needed stays.
-  Status Seal() { return segments_->Seal(); }
+  Status Seal();
 
  private:
   Spool(FileSystem& files, std::string directory, const SpoolOptions& options)
       : incoming_(options.incoming),
         disk_(files),
         files_(options.incoming != nullptr ? *options.incoming : files),
-        directory_(std::move(directory)),
+        directory_(directory),
+        spares_(files, std::move(directory)),
         segment_update_bytes_(options.segment_update_bytes) {}
   const std::shared_ptr<FileSystem> incoming_;
   FileSystem& disk_;   // where large updates come in
   FileSystem& files_;  // the view of it where small ones do
   std::string directory_;
+  SpareFiles spares_;  // of large updates
   std::uint64_t segment_update_bytes_;
   std::unique_ptr<SegmentLog> segments_;
 };

@@ -66,6 +66,23 @@ TEST(CrashPointsTest, DiesAtEachOperationBeforeHalfWayAndAfter) {
   }
 }
 
+TEST(CrashPointsTest, OverwritingIsCounted) {
+  const TempDir directory;
+  const std::string path = directory.File("file");
+  ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), path, std::string_view("123456")).ok());
+  CrashPoints files(PosixFileSystem(), {.trace = directory.File("trace")});
+  {
+    const auto file = files.Overwrite(path);
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE((*file)->Append(AsBytes(std::string_view("ab"))).ok());
+    EXPECT_EQ(Content(directory, "file"), "ab3456");
+    ASSERT_TRUE((*file)->Trim().ok());
+  }
+  EXPECT_EQ(Content(directory, "file"), "ab");
+  EXPECT_EQ(Content(directory, "trace"),
+            "1 overwrite " + path + "\n2 write " + path + "\n3 truncate " + path + "\n");
+}
+
 TEST(CrashPointsTest, TheTraceEndsWithTheCrash) {
   const TempDir directory;
   EXPECT_EXIT(

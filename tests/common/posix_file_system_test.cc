@@ -51,6 +51,23 @@ TEST_F(PosixFiles, CreateTruncatesAndOpenForAppendDoesNot) {
   EXPECT_EQ(Read("x"), "one two three");
 }
 
+TEST_F(PosixFiles, OverwriteLeavesWhatIsPastTheBytesWrittenUntilTheTrim) {
+  Write("x", "a long first content");
+  auto file = files_.Overwrite(Path("x"));
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ((*file)->Append(AsBytes(std::string_view("one"))), Status::Ok());
+  EXPECT_EQ((*file)->Sync(), Status::Ok());
+  EXPECT_EQ(Read("x"), "oneong first content");
+  EXPECT_EQ((*file)->Trim(), Status::Ok());
+  EXPECT_EQ(Read("x"), "one");
+  EXPECT_EQ((*file)->Append(AsBytes(std::string_view(" and more than there was"))), Status::Ok());
+  EXPECT_EQ((*file)->Trim(), Status::Ok());
+  EXPECT_EQ((*file)->Close(), Status::Ok());
+  EXPECT_EQ(Read("x"), "one and more than there was");
+  EXPECT_EQ(files_.Overwrite(Path("absent")).status(),
+            NotFound("overwrite " + Path("absent") + ": No such file or directory"));
+}
+
 TEST_F(PosixFiles, AppendsFollowEachOtherAndASecondCloseIsOk) {
   auto file = files_.OpenForAppend(Path("new"));
   ASSERT_TRUE(file.ok());

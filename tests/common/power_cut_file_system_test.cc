@@ -62,6 +62,35 @@ TEST_F(PowerCutFileSystemTest, LosesAnyPartOfWhatWasNot) {
   EXPECT_EQ(replaced, (std::set<std::string>{"old", "new"}));
 }
 
+TEST_F(PowerCutFileSystemTest, WhatIsOverwrittenComesBackWhereItWasNotSynced) {
+  std::set<std::string> left;
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    Write("file", "abcdef", true);
+    ASSERT_TRUE(files_.SyncDirectory(directory_.path()).ok());
+    const auto file = files_.Overwrite(Path("file"));
+    ASSERT_TRUE(file.ok());
+    ASSERT_TRUE((*file)->Append(AsBytes("12")).ok());
+    ASSERT_TRUE((*file)->Sync().ok());
+    ASSERT_TRUE((*file)->Append(AsBytes("34")).ok());
+    EXPECT_EQ(Read("file"), "1234ef");
+    files_.Cut(seed);
+    left.insert(Read("file"));
+  }
+  EXPECT_EQ(left, (std::set<std::string>{"12cdef", "123def", "1234ef"}));
+}
+
+TEST_F(PowerCutFileSystemTest, ATrimHoldsOnceItIsSynced) {
+  Write("file", "abcdef", true);
+  ASSERT_TRUE(files_.SyncDirectory(directory_.path()).ok());
+  const auto file = files_.Overwrite(Path("file"));
+  ASSERT_TRUE((*file)->Append(AsBytes("12")).ok());
+  ASSERT_TRUE((*file)->Trim().ok());
+  EXPECT_EQ(Read("file"), "12");
+  ASSERT_TRUE((*file)->Sync().ok());
+  files_.Cut(1);
+  EXPECT_EQ(Read("file"), "12");
+}
+
 TEST_F(PowerCutFileSystemTest, BringsBackWhatWasRemovedUnlessThatIsDurable) {
   std::set<std::string> left;
   for (std::uint64_t seed = 0; seed < 20; ++seed) {

@@ -107,6 +107,17 @@ TEST_F(WriteBehindFileSystemTest, CreatingAFileAnewBeginsItAnew) {
   EXPECT_EQ(files_.bytes(), 1u);
 }
 
+TEST_F(WriteBehindFileSystemTest, OverwritesWhatIsInMemoryAndWhatIsOnTheDisk) {
+  Write("d/a", "abc");
+  ASSERT_TRUE((*files_.Overwrite("d/a"))->Append(AsBytes("1")).ok());
+  EXPECT_EQ(Read(files_, "d/a"), "1");
+  EXPECT_EQ(Read(disk_, "d/a"), "-");
+  ASSERT_TRUE(SyncFile(files_, "d/a").ok());
+  ASSERT_TRUE((*files_.Overwrite("d/a"))->Append(AsBytes("2")).ok());
+  EXPECT_EQ(Read(disk_, "d/a"), "2");
+  EXPECT_EQ(files_.bytes(), 0u);
+}
+
 TEST_F(WriteBehindFileSystemTest, ListsBothPlaces) {
   ASSERT_TRUE(ReplaceFile(disk_, "d/b", "disk").ok());
   Write("d/a", "memory");

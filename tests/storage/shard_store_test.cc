@@ -1,5 +1,6 @@
 #include "storage/shard_store.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -7,6 +8,7 @@
 #include "common/unsynced_file_system.h"
 #include "storage/safetensors.h"
 #include "tests/storage/storage_support.h"
+#include "tests/support/fault_file_system.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -35,6 +37,7 @@ class ShardStoreTest : public ::testing::Test {
   }
 
   UnsyncedFileSystem disk_{PosixFileSystem()};
+  FaultFileSystem files_{disk_};
   ModelSpec spec_ = SmallSpec();
   TempDir directory_;
   std::string path_ = directory_.File("checkpoints");
@@ -57,6 +60,62 @@ TEST_F(ShardStoreTest, KeepsAVersionAcrossOpening) {
               static_cast<std::uint64_t>(spec_.ShardBytes(shard)));
   }
   EXPECT_EQ(Names(), (std::vector<std::string>{"000000.json", "000000.safetensors"}));
+}
+
+// A shard that is digested and written beside its making: in pieces, from a buffer that is used
+// again.
+class LargeShard : public ShardStoreTest {
+ protected:
+  LargeShard() {
+    spec_.blocks[0].shape = {std::int64_t{3} << 19};
+    for (const std::int64_t elements : {200'000, 1, 400'000}) pieces_.push_back(elements);
+    pieces_.push_back(spec_.ShardElements(0) - 600'001);
+  }
+  std::vector<ShardContent> Shards() {
+    std::vector<ShardContent> shards = AllShards(spec_, 0.0f);
+    shards[0].write = [this](const ShardContent::Sinks& sinks) -> Status {
+      std::vector<float> piece;
+      float next = 0.0f;
+      for (const std::int64_t elements : pieces_) {
+        piece = Ramp(elements, next);
+        next += static_cast<float>(elements);
+        FEDMOE_RETURN_IF_ERROR(sinks.values(piece));
+        std::fill(piece.begin(), piece.end(), -1.0f);
+      }
+      return Status::Ok();
+    };
+    return shards;
+  }
+
+  std::vector<std::int64_t> pieces_;
+};
+
+TEST_F(LargeShard, HasTheBytesAndTheDigestOfItsPieces) {
+  const Manifest written = Write(*Open(), 0, nullptr, Shards());
+  const std::vector<float> values = Ramp(spec_.ShardElements(0), 0.0f);
+  EXPECT_EQ(written.shards[0].digest, Sha256Of(std::as_bytes(std::span(values))));
+  const auto store = Open();
+  EXPECT_TRUE(ReadValues(*store, written.shards[0].digest) == values);
+  EXPECT_EQ(ReadValues(*store, written.shards[1].digest), Ramp(5, 100.0f));
+}
+
+TEST_F(LargeShard, TooManyElementsAreRefused) {
+  pieces_.push_back(1);
+  EXPECT_EQ(Open()->Stage(0, nullptr, Shards()).status().ToString(),
+            "INTERNAL: shard trunk: too many elements are given");
+}
+
+TEST_F(LargeShard, WhicheverPieceCannotBeWrittenLeavesNothing) {
+  const auto store = ShardStore::Open(files_, path_, spec_).value();
+  for (std::int64_t index = 2; index < 6; ++index) {  // after the file and its header
+    files_.FailAt(files_.operations() + index, FaultFileSystem::Fault::kNoSpace);
+    const Status staged = store->Stage(0, nullptr, Shards()).status();
+    EXPECT_EQ(staged.ToString(), "RESOURCE_EXHAUSTED: shard trunk: write " + path_ +
+                                     "/000000.safetensors.tmp: No space left on device");
+    EXPECT_EQ(Names(), std::vector<std::string>{});
+  }
+  files_.Clear();
+  EXPECT_OK(store->Stage(0, nullptr, Shards()).status());
 }
 
 TEST_F(ShardStoreTest, WritesOnlyWhatChanged) {

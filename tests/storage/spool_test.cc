@@ -7,6 +7,7 @@
 #include "common/unsynced_file_system.h"
 #include "tests/storage/storage_support.h"
 #include "tests/support/fault_file_system.h"
+#include "tests/support/power_cut_file_system.h"
 #include "tests/support/temp_dir.h"
 
 namespace fedmoe {
@@ -124,6 +125,71 @@ TEST_F(SpoolTest, TheLastOneKeptIsTheTasksWhateverItIsKeptIn) {
   EXPECT_EQ(Content(open()->Read(12)), "new");
   ASSERT_OK(spool->RemoveExcept({}));
   EXPECT_FALSE(spool->Has(12));
+}
+
+TEST_F(SpoolTest, ALargeUpdateTakesThePlaceOfOneThatIsNotNeeded) {
+  const std::string first(3 << 20, 'a'), shorter(2 << 20, 'b'), longer(4 << 20, 'c');
+  auto spool = Open();
+  Keep(*spool, 1, first);
+  ASSERT_OK(spool->RemoveExcept({}));
+  EXPECT_EQ(Names(), std::vector<std::string>{"spare-1.tmp"});
+  EXPECT_FALSE(spool->Has(1));
+  {
+    auto update = spool->Begin(2, shorter.size());
+    ASSERT_OK(update->Append(AsBytes(shorter).first(1000)));
+    EXPECT_EQ(Names().size(), 1u) << "its temporary name";
+    EXPECT_EQ(Content(update->Read()), shorter.substr(0, 1000)) << "and nothing of the other";
+    ASSERT_OK(update->Append(AsBytes(shorter).subspan(1000)));
+    EXPECT_EQ(Content(update->Read()), shorter);
+    ASSERT_OK(update->Keep());
+    ASSERT_OK(update->Sync());
+  }
+  EXPECT_EQ(Content(spool->Read(2)), shorter);
+  EXPECT_EQ(Content(Open()->Read(2)), shorter);
+  ASSERT_OK(spool->RemoveExcept({}));
+  Keep(*spool, 3, longer);
+  EXPECT_EQ(Content(spool->Read(3)), longer);
+  EXPECT_EQ(Names(), std::vector<std::string>{"0003.update"});
+  Keep(*spool, 4, "too short to be of use to others");
+  ASSERT_OK(spool->RemoveExcept({}));
+  EXPECT_EQ(Names(), std::vector<std::string>{"spare-3.tmp"});
+  ASSERT_OK(spool->Seal());
+  EXPECT_EQ(Names(), std::vector<std::string>{});
+}
+
+TEST_F(SpoolTest, AFullDiskTakesTheSparesFirst) {
+  const std::string large(2 << 20, 'a');
+  auto spool = Open();
+  for (const TaskId task : {1, 2}) Keep(*spool, task, large);
+  ASSERT_OK(spool->RemoveExcept({}));
+  ASSERT_EQ(Names().size(), 2u);
+  {
+    auto update = spool->Begin(3, large.size());
+    files_.FailAt(files_.operations() + 2, Fault::kNoSpace);  // after the name and the opening
+    EXPECT_EQ(update->Append(AsBytes(large)).code(), StatusCode::kResourceExhausted);
+  }
+  files_.Clear();
+  EXPECT_EQ(Names(), std::vector<std::string>{}) << "the next one has their room";
+}
+
+TEST_F(SpoolTest, ALargeUpdateInASparesPlaceSurvivesAPowerCutWhole) {
+  const std::string old(2 << 20, 'a'), update(1 << 20, 'b');
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    std::filesystem::remove_all(path_);
+    PowerCutFileSystem power(disk_);
+    auto spool = Spool::Open(power, path_).value();
+    Keep(*spool, 1, old);
+    ASSERT_OK(spool->RemoveExcept({}));
+    {
+      auto coming = spool->Begin(2, update.size());
+      ASSERT_OK(coming->Append(AsBytes(update)));
+      ASSERT_OK(coming->Keep());
+      ASSERT_OK(coming->Sync());
+      ASSERT_OK(spool->SyncNames());
+    }
+    power.Cut(seed);
+    EXPECT_TRUE(Content(Open()->Read(2)) == update) << seed;
+  }
 }
 
 TEST_F(SpoolTest, SaysThatAnUpdateIsNotThere) {

@@ -24,6 +24,11 @@ class FaultFileSystem::FaultWritableFile final : public WritableFile {
     return base_->Sync();
   }
 
+  Status Trim() override {
+    FEDMOE_RETURN_IF_ERROR(owner_.Count(Operation::kOther, "truncate", path_).status);
+    return base_->Trim();
+  }
+
   // The descriptor is released whether or not the close reports an error, as the system does.
   Status Close() override {
     const Decision decision = owner_.Count(Operation::kOther, "close", path_);
@@ -158,6 +163,11 @@ Result<std::unique_ptr<WritableFile>> FaultFileSystem::Create(const std::string&
 Result<std::unique_ptr<WritableFile>> FaultFileSystem::OpenForAppend(const std::string& path) {
   FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "append", path).status);
   return Wrapped<FaultWritableFile>(base().OpenForAppend(path), *this, path);
+}
+
+Result<std::unique_ptr<WritableFile>> FaultFileSystem::Overwrite(const std::string& path) {
+  FEDMOE_RETURN_IF_ERROR(Count(Operation::kOther, "overwrite", path).status);
+  return Wrapped<FaultWritableFile>(base().Overwrite(path), *this, path);
 }
 
 Result<std::unique_ptr<RandomAccessFile>> FaultFileSystem::Open(const std::string& path) {

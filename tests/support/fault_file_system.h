@@ -1,9 +1,10 @@
 // A file system that fails when told to: how tests reach ENOSPC, EIO, short writes, failed syncs
 // and torn renames.
 //
-// Every mutating operation (create, open for append, append, sync, close, rename, remove, create
-// directories, sync directory) has an index, from 0, in the order of the calls. A test runs its
-// subject once to learn the number of operations, then once more for each index with a fault there:
+// Every mutating operation (create, open for append, overwrite, append, sync, trim, close, rename,
+// remove, create directories, sync directory) has an index, from 0, in the order of the calls. A
+// test runs its subject once to learn the number of operations, then once more for each index with
+// a fault there:
 //
 //   FaultFileSystem files(PosixFileSystem());
 //   files.FailAt(3, FaultFileSystem::Fault::kNoSpace);
@@ -63,6 +64,7 @@ class FaultFileSystem final : public ForwardingFileSystem, public DiskHook {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) override;
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override;
   Result<std::vector<std::string>> List(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;

@@ -26,25 +26,37 @@ class PowerCutFileSystem::File final : public ForwardingFile {
     const Status written = ForwardingFile::Append(bytes);
     const std::lock_guard lock(owner_.mutex_);
     if (written.ok()) size_ += bytes.size();
+    inode_->written_bytes = size_;
     return written;
   }
   // What is appended while it runs is not of it.
   Status Sync() override {
     std::uint64_t size = 0;
+    bool trimmed = false;
     {
       const std::lock_guard lock(owner_.mutex_);
       size = size_;
+      trimmed = trimmed_;
     }
     FEDMOE_RETURN_IF_ERROR(ForwardingFile::Sync());
     const std::lock_guard lock(owner_.mutex_);
     inode_->synced_bytes = std::max(inode_->synced_bytes, size);
+    if (trimmed) inode_->under.resize(std::min(inode_->under.size(), std::size_t{size}));
+    return Status::Ok();
+  }
+  Status Trim() override {
+    FEDMOE_RETURN_IF_ERROR(ForwardingFile::Trim());
+    const std::lock_guard lock(owner_.mutex_);
+    trimmed_ = true;
     return Status::Ok();
   }
 
  private:
   PowerCutFileSystem& owner_;
   const std::shared_ptr<Inode> inode_;
-  std::uint64_t size_;  // guarded by owner_.mutex_
+  // Guarded by owner_.mutex_.
+  std::uint64_t size_;
+  bool trimmed_ = false;
 };
 
 // One that was there before anybody looked is durable.
@@ -70,7 +82,7 @@ void PowerCutFileSystem::Write(const std::string& path, const std::string& conte
 Result<std::unique_ptr<WritableFile>> PowerCutFileSystem::Create(const std::string& path) {
   const std::lock_guard lock(mutex_);
   if (base().Exists(path)) {
-    InodeOf(path)->synced_bytes = 0;  // it is cut to nothing
+    *InodeOf(path) = {};  // it is cut to nothing
   } else {
     inodes_[path] = std::make_shared<Inode>();
     changes_.push_back({.from = "", .to = path, .replaced = {}, .replaced_inode = nullptr});
@@ -87,6 +99,13 @@ Result<std::unique_ptr<WritableFile>> PowerCutFileSystem::OpenForAppend(const st
   auto inode = InodeOf(path);
   const std::uint64_t size = SizeOf(base(), path);
   return Wrapped<File>(base().OpenForAppend(path), *this, std::move(inode), size);
+}
+
+Result<std::unique_ptr<WritableFile>> PowerCutFileSystem::Overwrite(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  const std::shared_ptr<Inode> inode = InodeOf(path);
+  *inode = {.synced_bytes = 0, .under = ContentOf(path).value_or("")};
+  return Wrapped<File>(base().Overwrite(path), *this, inode, std::uint64_t{0});
 }
 
 Status PowerCutFileSystem::Rename(const std::string& from, const std::string& to) {
@@ -146,9 +165,14 @@ void PowerCutFileSystem::Cut(std::uint64_t seed) {
   changes_.clear();
   for (const auto& [path, inode] : inodes_) {
     const std::optional<std::string> content = ContentOf(path);
-    if (!content || content->size() <= inode->synced_bytes) continue;
-    const std::uint64_t loose = content->size() - inode->synced_bytes;
-    Write(path, content->substr(0, inode->synced_bytes + random.NextBelow(loose + 1)));
+    if (!content) continue;
+    const std::uint64_t written = inode->under.empty() ? content->size() : inode->written_bytes;
+    const std::uint64_t loose = written - std::min(written, inode->synced_bytes);
+    if (loose == 0 && inode->under.empty()) continue;
+    const std::uint64_t kept = inode->synced_bytes + random.NextBelow(loose + 1);
+    std::string left = content->substr(0, kept);
+    if (inode->under.size() > kept) left += inode->under.substr(kept);
+    Write(path, left);
   }
   inodes_.clear();
 }

@@ -2,7 +2,8 @@
 //
 // As on a file system with a metadata journal, creations, renames and removals survive in their
 // order, up to one that is drawn; a sync of any directory makes all before it durable. Of a file's
-// bytes those that were synced survive, and of the others as many as are drawn.
+// bytes those that were synced survive, and of the others as many as are drawn; in place of the
+// rest comes what a file that is overwritten had there.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,7 @@ class PowerCutFileSystem final : public ForwardingFileSystem {
 
   Result<std::unique_ptr<WritableFile>> Create(const std::string& path) override;
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override;
+  Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status Remove(const std::string& path) override;
   Status SyncDirectory(const std::string& path) override;
@@ -37,6 +39,9 @@ class PowerCutFileSystem final : public ForwardingFileSystem {
   // Of one name at a time; follows the file through renames.
   struct Inode {
     std::uint64_t synced_bytes = 0;
+    // Of one that is overwritten: what it had before, and how far it has come.
+    std::string under;
+    std::uint64_t written_bytes = 0;
   };
   struct Change {
     std::string from;  // empty: created
