@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -72,9 +73,9 @@ class FileSystem {
   virtual Result<std::unique_ptr<WritableFile>> Overwrite(const std::string& path) {
     return Create(path);
   }
-  // Whether that is worth keeping files for that nobody needs: on a disk it takes half the time of
-  // a new file.
-  virtual bool GainsByOverwriting() const { return false; }
+  // Bytes that may still be written to the disk that a directory is on; nullopt: it is on none, or
+  // that is not known.
+  virtual std::optional<std::uint64_t> FreeBytes(const std::string&) { return std::nullopt; }
   virtual Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) = 0;
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
   virtual Status Remove(const std::string& path) = 0;

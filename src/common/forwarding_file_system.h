@@ -22,7 +22,9 @@ class ForwardingFileSystem : public FileSystem {
   Result<std::unique_ptr<WritableFile>> OpenForAppend(const std::string& path) override {
     return base_.OpenForAppend(path);
   }
-  bool GainsByOverwriting() const override { return base_.GainsByOverwriting(); }
+  std::optional<std::uint64_t> FreeBytes(const std::string& directory) override {
+    return base_.FreeBytes(directory);
+  }
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
     return base_.Open(path);
   }

@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/file_system.h"
@@ -287,7 +288,11 @@ class PosixFileSystemImpl final : public FileSystem {
     return MakeAs<WritableFile, PosixWritableFile>(path, std::move(descriptor));
   }
 
-  bool GainsByOverwriting() const override { return true; }
+  std::optional<std::uint64_t> FreeBytes(const std::string& directory) override {
+    struct statvfs information {};
+    if (::statvfs(directory.c_str(), &information) < 0) return std::nullopt;
+    return std::uint64_t{information.f_bavail} * information.f_frsize;
+  }
 
   Result<std::unique_ptr<RandomAccessFile>> Open(const std::string& path) override {
     FEDMOE_ASSIGN_OR_RETURN(Descriptor descriptor, OpenDescriptor("open", path, O_RDONLY));

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -12,8 +13,9 @@
 
 namespace fedmoe {
 
-// Whoever has arrived waits for those on their way, and for each of them no longer than `patience`
-// from its beginning: one that is slow, or gone, holds up nobody for more than that. Thread-safe.
+// Whoever arrives waits for those that are on their way then, not for any that begin later, and for
+// none longer than `patience` from its beginning: slow ones, and those that never come, hold up
+// nobody for more than that. Who arrives meanwhile goes with the first. Thread-safe.
 template <typename T>
 class Arrivals {
  public:
@@ -24,6 +26,7 @@ class Arrivals {
   // `number` is on its way. Numbers and times rise from call to call.
   void Expect(std::uint64_t number, Time now) {
     const std::lock_guard lock(mutex_);
+    DropLate(now);
     if (!closed_) coming_.emplace(number, now + patience_);
   }
 
@@ -32,6 +35,7 @@ class Arrivals {
   std::vector<T> Arrive(std::uint64_t number, T item, Time now) {
     const std::lock_guard lock(mutex_);
     coming_.erase(number);
+    if (arrived_.empty()) last_ = coming_.empty() ? 0 : coming_.rbegin()->first;
     arrived_.push_back(std::move(item));
     return Take(now);
   }
@@ -39,7 +43,11 @@ class Arrivals {
   // When TakeDue() is to be called; nullopt: nobody is waited for.
   std::optional<Time> NextDue() const {
     const std::lock_guard lock(mutex_);
-    return coming_.empty() ? std::nullopt : std::optional(coming_.rbegin()->second);
+    if (arrived_.empty()) {
+      return coming_.empty() ? std::nullopt : std::optional(coming_.rbegin()->second);
+    }
+    const auto after = coming_.upper_bound(last_);
+    return after == coming_.begin() ? Time::min() : std::prev(after)->second;
   }
 
   // Those who have waited long enough.
@@ -57,15 +65,20 @@ class Arrivals {
   }
 
  private:
-  std::vector<T> Take(Time now) {
+  void DropLate(Time now) {
     while (!coming_.empty() && coming_.begin()->second <= now) coming_.erase(coming_.begin());
-    return coming_.empty() ? std::exchange(arrived_, {}) : std::vector<T>();
+  }
+  std::vector<T> Take(Time now) {
+    DropLate(now);
+    const bool waits = !coming_.empty() && coming_.begin()->first <= last_;
+    return waits ? std::vector<T>() : std::exchange(arrived_, {});
   }
 
   const std::chrono::steady_clock::duration patience_;
   mutable std::mutex mutex_;
   std::map<std::uint64_t, Time> coming_;  // until when each is waited for
   std::vector<T> arrived_;
+  std::uint64_t last_ = 0;  // that the first of them waits for
   bool closed_ = false;
 };
 

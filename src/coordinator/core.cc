@@ -12,8 +12,6 @@ namespace {
 
 // A client's signs of life closer together than this are one.
 constexpr Milliseconds kHeartbeatGrainMs = 1'000;
-// How long a small update waits for others, of which each may take a few syncs of the disk.
-constexpr std::chrono::milliseconds kPatience{2};
 
 }  // namespace
 
@@ -50,7 +48,7 @@ CoordinatorCore::CoordinatorCore(CoreOptions options, FileSystem& files, RunDire
       quick_files_(*quick_owner_),
       queue_(options_.queue_limit),
       house_(std::make_shared<Housekeeping>()),
-      arrivals_(kPatience) {}
+      arrivals_(std::chrono::milliseconds(options_.patience_ms)) {}
 
 CoordinatorCore::~CoordinatorCore() {
   queue_.Close();

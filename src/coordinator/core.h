@@ -62,6 +62,11 @@ struct CoreOptions {
   // Updates up to this size share files, and versions of the model up to it get files of their own
   // only if they last. 0: none.
   std::uint64_t small_bytes = kMaxKeptBytes;
+  // How long a small update waits for others, of which each takes a few syncs of the disk.
+  Milliseconds patience_ms = 2;
+  // Of files that are written anew. Tests have short ones.
+  SpareLimits spares;
+  std::uint64_t segment_bytes = SegmentLogOptions().segment_bytes;
   // Of the journal: a snapshot follows after so many and ten for each client, though no round is
   // committed.
   std::size_t snapshot_events = 20'000;

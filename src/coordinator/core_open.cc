@@ -36,6 +36,8 @@ Result<std::unique_ptr<CoordinatorCore>> CoordinatorCore::Start(CoreOptions opti
 
 fedmoe::Status CoordinatorCore::Open() {
   FEDMOE_RETURN_IF_ERROR(ValidateModelSpec(options_.run.spec));
+  // First of all: what is in no use may be what the disk lacks.
+  FEDMOE_RETURN_IF_ERROR(Spool::RemoveUnfinished(files_, directory_.SpoolPath()));
   FEDMOE_ASSIGN_OR_RETURN(journal_, Journal::Open(directory_.JournalPath(), options_.journal_hook,
                                                   options_.durability));
   FEDMOE_ASSIGN_OR_RETURN(std::optional<RecoveredRun> recovered, journal_->Recover());
@@ -67,7 +69,8 @@ fedmoe::Status CoordinatorCore::Open() {
 // `newest`: the version that the journal knows; negative before the first.
 fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
   const std::string checkpoints = directory_.CheckpointsPath();
-  FEDMOE_ASSIGN_OR_RETURN(kept_, KeptFiles::Open(files_, checkpoints));
+  FEDMOE_ASSIGN_OR_RETURN(
+      kept_, KeptFiles::Open(files_, checkpoints, {.segment_bytes = options_.segment_bytes}));
   FEDMOE_RETURN_IF_ERROR(kept_->Restore(quick_files_, newest));
   FEDMOE_ASSIGN_OR_RETURN(store_, ShardStore::Open(quick_files_, checkpoints, options_.run.spec,
                                                    {.newest = newest, .restored = kept_->Names()}));
@@ -78,7 +81,9 @@ fedmoe::Status CoordinatorCore::OpenFiles(ModelVersion newest) {
   }
   FEDMOE_ASSIGN_OR_RETURN(spool_, Spool::Open(files_, directory_.SpoolPath(),
                                               {.segment_update_bytes = options_.small_bytes,
-                                               .incoming = quick_owner_}));
+                                               .incoming = quick_owner_,
+                                               .spares = options_.spares,
+                                               .segment_bytes = options_.segment_bytes}));
   return fedmoe::Status::Ok();
 }
 

@@ -31,7 +31,8 @@ Status HouseWork::Do() {
     reports.clear();
   }
   if (!clean_up) return Status::Ok();
-  Status cleaned = spool->RemoveExcept(keep, end);
+  // A run that was stopped may have updates that are being merged still.
+  Status cleaned = spool->RemoveExcept(keep, end, last ? Reuse::kNo : Reuse::kYes);
   if (cleaned.ok() && last) cleaned = spool->Seal();
   if (!cleaned.ok()) spdlog::warn("spool: {}", cleaned.message());
   if (const Status pruned = store->Prune(keep_versions, pinned, version); !pruned.ok()) {

@@ -16,7 +16,7 @@
 
 namespace fedmoe {
 
-inline constexpr int kJournalSchemaVersion = 6;
+inline constexpr int kJournalSchemaVersion = 7;
 
 struct RecoveredRun {
   RoundState snapshot;

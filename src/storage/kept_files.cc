@@ -25,9 +25,10 @@ bool IsThere(FileSystem& files, const std::string& path, const std::string& byte
 
 }  // namespace
 
-Result<std::unique_ptr<KeptFiles>> KeptFiles::Open(FileSystem& files,
-                                                   const std::string& directory) {
-  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<SegmentLog> log, SegmentLog::Open(files, directory));
+Result<std::unique_ptr<KeptFiles>> KeptFiles::Open(FileSystem& files, const std::string& directory,
+                                                   const SegmentLogOptions& options) {
+  FEDMOE_ASSIGN_OR_RETURN(std::unique_ptr<SegmentLog> log,
+                          SegmentLog::Open(files, directory, options));
   std::unique_ptr<KeptFiles> kept(new KeptFiles(std::move(log), directory));
   for (const SegmentKey key : kept->log_->Keys()) {
     FEDMOE_ASSIGN_OR_RETURN(const KeptFile file, kept->Read(key));

@@ -31,7 +31,8 @@ struct KeptFile {
 class KeptFiles {
  public:
   // Reads what is kept in `directory`, which is there: of each name the last.
-  static Result<std::unique_ptr<KeptFiles>> Open(FileSystem& files, const std::string& directory);
+  static Result<std::unique_ptr<KeptFiles>> Open(FileSystem& files, const std::string& directory,
+                                                 const SegmentLogOptions& options = {});
 
   // Durable on return, with one sync for all. After an error some may be kept.
   Status Keep(const std::vector<KeptFile>& files);

@@ -11,6 +11,7 @@
 
 #include "common/checksum.h"
 #include "storage/small_file.h"
+#include "storage/spare_files.h"
 
 namespace fedmoe {
 namespace {
@@ -31,6 +32,15 @@ struct Header {
   std::uint64_t length = 0;
   std::uint32_t bytes_crc = 0;
 };
+
+// N of a file named N + suffix.
+std::optional<std::uint64_t> NumberOf(std::string_view name, std::string_view suffix) {
+  if (!name.ends_with(suffix)) return std::nullopt;
+  const char* const end = name.data() + name.size() - suffix.size();
+  std::uint64_t number = 0;
+  const auto parsed = std::from_chars(name.data(), end, number);
+  return parsed.ec == std::errc() && parsed.ptr == end ? std::optional(number) : std::nullopt;
+}
 
 std::uint32_t TagOf(std::uint64_t segment) { return static_cast<std::uint32_t>(segment); }
 
@@ -106,6 +116,7 @@ struct SegmentLog::Segment {
   std::uint64_t number = 0;
   std::unique_ptr<WritableFile> file;
   std::uint64_t size = 0;
+  bool damaged = false;  // an append failed
 
   std::mutex mutex;
   std::condition_variable synced_changed;
@@ -133,14 +144,10 @@ Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::str
   std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory), options));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(log->directory_));
   for (const std::string& name : names) {
-    if (std::string_view(name).ends_with(kSpareSuffix)) {
+    if (NumberOf(name, kSpareSuffix)) {
       FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(log->directory_, name)));
     }
-    if (!std::string_view(name).ends_with(kSuffix)) continue;
-    const char* const end = name.data() + name.size() - kSuffix.size();
-    std::uint64_t number = 0;
-    const auto parsed = std::from_chars(name.data(), end, number);
-    if (parsed.ec == std::errc() && parsed.ptr == end) log->segments_.insert(number);
+    if (const auto number = NumberOf(name, kSuffix)) log->segments_.insert(*number);
   }
   for (const std::uint64_t segment : log->segments_) {
     FEDMOE_RETURN_IF_ERROR(log->ReadSegment(segment));
@@ -198,7 +205,10 @@ Result<std::unique_ptr<WritableFile>> SegmentLog::MakeFile(std::uint64_t segment
   const std::uint64_t spare = *spares_.begin();
   spares_.erase(spares_.begin());
   // One that is not to be had is done without.
-  if (!files_.Rename(SparePathOf(spare), path).ok()) return files_.Create(path);
+  if (!files_.Rename(SparePathOf(spare), path).ok()) {
+    static_cast<void>(files_.Remove(SparePathOf(spare)));
+    return files_.Create(path);
+  }
   return files_.Overwrite(path);
 }
 
@@ -222,7 +232,13 @@ Result<SegmentPlace> SegmentLog::Append(SegmentKey key,
   WriteHeader(header, std::span(record).first(kHeaderBytes));
   if (const Status written = segment->file->Append(record); !written.ok()) {
     // Its end is undefined, so nothing may follow.
+    segment->damaged = true;
     current_ = nullptr;
+    if (written.code() == StatusCode::kResourceExhausted) {
+      for (const std::uint64_t spare : std::exchange(spares_, {})) {
+        static_cast<void>(files_.Remove(SparePathOf(spare)));
+      }
+    }
     return written;
   }
   records_[key] = {
@@ -314,40 +330,63 @@ Result<std::unique_ptr<RandomAccessFile>> SegmentLog::Read(SegmentKey key) const
   return BufferIfSmall(std::make_unique<Slice>(std::move(file), record.offset, record.length));
 }
 
-std::set<std::uint64_t> SegmentLog::TakeEmptySegments() {
+std::map<std::uint64_t, bool> SegmentLog::TakeEmptySegments() {
   std::set<std::uint64_t> empty = segments_;
   for (const auto& [key, record] : records_) empty.erase(record.segment);
   if (current_ != nullptr) empty.erase(current_->number);
-  for (const std::uint64_t segment : empty) {
-    segments_.erase(segment);
-    open_.erase(segment);
+  std::map<std::uint64_t, bool> taken;
+  for (const std::uint64_t number : empty) {
+    bool& sound = taken[number];
+    if (const auto open = open_.find(number); open != open_.end()) {
+      Segment& segment = *open->second;
+      const std::lock_guard lock(segment.mutex);
+      sound = !segment.damaged && segment.failed.ok();
+    }
+    segments_.erase(number);
+    open_.erase(number);
   }
-  return empty;
+  return taken;
 }
 
-Status SegmentLog::RemoveSegments(const std::set<std::uint64_t>& segments, std::size_t most) {
+std::size_t SegmentLog::MostSpares() const {
+  const std::uint64_t free = files_.FreeBytes(directory_).value_or(0);
+  return std::min<std::uint64_t>(kSpares, free / kSparesOfFree / options_.segment_bytes);
+}
+
+Status SegmentLog::RemoveSegments(const std::map<std::uint64_t, bool>& segments, std::size_t most) {
   Status status;
-  for (const std::uint64_t segment : segments) {
+  for (const auto& [segment, sound] : segments) {
     bool spare = false;
     {
       const std::lock_guard lock(mutex_);
-      spare = spares_.size() < most;
+      spare = sound && spares_.size() < most;
     }
-    const Status gone = spare ? files_.Rename(PathOf(segment), SparePathOf(segment))
-                              : files_.Remove(PathOf(segment));
+    spare = spare && files_.Rename(PathOf(segment), SparePathOf(segment)).ok();
+    const Status gone = spare ? Status::Ok() : files_.Remove(PathOf(segment));
     const std::lock_guard lock(mutex_);
-    if (!gone.ok()) {
-      status = gone;
-      if (files_.Exists(PathOf(segment))) segments_.insert(segment);  // to be tried again
-    } else if (spare) {
-      spares_.insert(segment);
-    }
+    if (spare) spares_.insert(segment);
+    if (gone.ok()) continue;
+    status = gone;
+    if (files_.Exists(PathOf(segment))) segments_.insert(segment);  // to be tried again
   }
   return status;
 }
 
-Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end) {
-  std::set<std::uint64_t> empty;
+Status SegmentLog::RemoveSpares() {
+  std::set<std::uint64_t> spares;
+  {
+    const std::lock_guard lock(mutex_);
+    spares = std::exchange(spares_, {});
+  }
+  Status status;
+  for (const std::uint64_t spare : spares) {
+    if (const Status removed = files_.Remove(SparePathOf(spare)); !removed.ok()) status = removed;
+  }
+  return status;
+}
+
+Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end, Reuse reuse) {
+  std::map<std::uint64_t, bool> empty;
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(records_, [&](const auto& entry) {
@@ -357,22 +396,17 @@ Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end
     });
     empty = TakeEmptySegments();
   }
-  return RemoveSegments(empty, files_.GainsByOverwriting() ? kSpares : 0);
+  return RemoveSegments(empty, reuse == Reuse::kYes ? MostSpares() : 0);
 }
 
 Status SegmentLog::Seal() {
-  std::set<std::uint64_t> empty, spares;
+  std::map<std::uint64_t, bool> empty;
   {
     const std::lock_guard lock(mutex_);
     current_ = nullptr;
     empty = TakeEmptySegments();
-    spares = std::exchange(spares_, {});
   }
-  Status status;
-  for (const std::uint64_t spare : spares) {
-    if (const Status removed = files_.Remove(SparePathOf(spare)); !removed.ok()) status = removed;
-  }
-  FEDMOE_RETURN_IF_ERROR(status);
+  FEDMOE_RETURN_IF_ERROR(RemoveSpares());
   return RemoveSegments(empty, 0);
 }
 

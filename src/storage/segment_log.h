@@ -36,6 +36,8 @@ struct SegmentLogOptions {
   std::uint64_t segment_bytes = std::uint64_t{8} << 20;
 };
 
+enum class Reuse { kYes, kNo };
+
 // Thread-safe.
 class SegmentLog {
  public:
@@ -60,10 +62,10 @@ class SegmentLog {
   // The record's bytes, checked against their checksum when they were found or written; in memory
   // where they are few. NOT_FOUND names the key.
   Result<std::unique_ptr<RandomAccessFile>> Read(SegmentKey key) const;
-  // Forgets every key below `end` but those of `keep`. Segments that then have none are written
-  // anew, some, or removed; nobody may read them any more. What was forgotten may be there again
-  // after Open().
-  Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end);
+  // Forgets every key below `end` but those of `keep`. Segments that then have none are removed,
+  // or, some and if so told, written anew: then nobody may read them any more. What was forgotten
+  // may be there again after Open().
+  Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end, Reuse reuse = Reuse::kYes);
   // For the time being nothing more comes: all segments that hold nothing are removed.
   Status Seal();
 
@@ -85,14 +87,17 @@ class SegmentLog {
   // With mutex_ held: the segment that takes a record next.
   Result<std::shared_ptr<Segment>> Current();
   // With mutex_ held: takes the segments that hold nothing, and no more are written to, off.
-  std::set<std::uint64_t> TakeEmptySegments();
+  // Second: whether the disk took all that was written to it.
+  std::map<std::uint64_t, bool> TakeEmptySegments();
+  std::size_t MostSpares() const;
+  Status RemoveSpares();
   // With mutex_ held: a file for the segment with this number.
   Result<std::unique_ptr<WritableFile>> MakeFile(std::uint64_t segment);
   // With mutex_ held: `record`, with its header, is the last one of the key.
   void Remember(SegmentKey key, Bytes record);
   void Unremember(SegmentKey key);
-  // Removes them, but for some that become spares until there are `most`.
-  Status RemoveSegments(const std::set<std::uint64_t>& segments, std::size_t most);
+  // Removes them, but for some sound ones that become spares until there are `most`.
+  Status RemoveSegments(const std::map<std::uint64_t, bool>& segments, std::size_t most);
 
   FileSystem& files_;
   const std::string directory_;

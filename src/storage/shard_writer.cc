@@ -16,6 +16,7 @@ namespace {
 constexpr std::uint64_t kCopyBytes = 1 << 20;
 // Of shorter shards the last piece, beside which nothing goes on, is too much of the whole.
 constexpr std::uint64_t kLeastBesideBytes = 4 << 20;
+constexpr std::size_t kBesideElements = std::size_t{1} << 18;  // copied at a time
 
 // The tensors of a shard, their names after `prefix`.
 void AddTensors(const ModelSpec& spec, int shard, const std::string& prefix,
@@ -169,10 +170,14 @@ Result<StoredShard> ShardWriter::Write(const ShardContent& content) {
   std::vector<float> taken;
   Beside beside;
   sinks.values = [&](std::span<const float> piece) {
-    FEDMOE_RETURN_IF_ERROR(beside.Wait());
     if (bytes < kLeastBesideBytes) return take(piece);
-    taken.assign(piece.begin(), piece.end());
-    beside.Start([&] { return take(taken); });
+    while (!piece.empty()) {
+      const auto part = piece.first(std::min(piece.size(), kBesideElements));
+      piece = piece.subspan(part.size());
+      FEDMOE_RETURN_IF_ERROR(beside.Wait());
+      taken.assign(part.begin(), part.end());
+      beside.Start([&] { return take(taken); });
+    }
     return Status::Ok();
   };
   sinks.first = [&](std::span<const float> piece) { return first.Append(piece); };

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "common/file_system.h"
 #include "common/result.h"
@@ -18,6 +19,9 @@ struct SpareLimits {
   std::uint64_t max_bytes = std::uint64_t{1} << 30;    // of all spares
 };
 
+// Spares are never more than this part of what is free on the disk.
+inline constexpr std::uint64_t kSparesOfFree = 8;
+
 // Spares stand in `directory` as spare-N.tmp. Thread-safe.
 class SpareFiles {
  public:
@@ -25,8 +29,8 @@ class SpareFiles {
   SpareFiles(FileSystem& files, std::string directory, const SpareLimits& limits = {})
       : files_(files), directory_(std::move(directory)), limits_(limits) {}
 
-  // The file is gone from its path: it is a spare, or removed, as all are where nothing is gained
-  // by overwriting. No one may read it any more, not even who has it open.
+  // The file is gone from its path: it is a spare, or removed, as all are in memory. Nobody may
+  // read it any more, not even who has it open.
   Status Retire(const std::string& path);
   // A new file, of about so many bytes, in a spare's place if one is to be had. See
   // FileSystem::Overwrite(): it is to be trimmed.
@@ -35,8 +39,9 @@ class SpareFiles {
   Status Clear();
 
  private:
-  // Takes one out: the shortest that has so many bytes, or else the longest. Empty: there is none.
-  std::string Take(std::uint64_t bytes);
+  // Takes one out, of at most so many bytes: the shortest that has `bytes`, or else the longest.
+  // Empty: there is none.
+  std::string Take(std::uint64_t bytes, std::uint64_t most);
 
   FileSystem& files_;
   const std::string directory_;

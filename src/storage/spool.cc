@@ -147,15 +147,23 @@ class SpooledUpdate final : public IncomingUpdate {
 Result<std::unique_ptr<Spool>> Spool::Open(FileSystem& files, const std::string& directory,
                                            const SpoolOptions& options) {
   FEDMOE_RETURN_IF_ERROR(files.CreateDirectories(directory));
+  FEDMOE_RETURN_IF_ERROR(RemoveUnfinished(files, directory));
+  std::unique_ptr<Spool> spool(new Spool(files, directory, options));
+  FEDMOE_ASSIGN_OR_RETURN(
+      spool->segments_,
+      SegmentLog::Open(files, directory,
+                       {.recent_bytes = kRecentBytes, .segment_bytes = options.segment_bytes}));
+  return spool;
+}
+
+Status Spool::RemoveUnfinished(FileSystem& files, const std::string& directory) {
+  if (!files.Exists(directory)) return Status::Ok();
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(directory));
   for (const std::string& name : names) {
     if (!std::string_view(name).ends_with(kTemporarySuffix)) continue;
     FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(directory, name)));
   }
-  std::unique_ptr<Spool> spool(new Spool(files, directory, options));
-  FEDMOE_ASSIGN_OR_RETURN(spool->segments_,
-                          SegmentLog::Open(files, directory, {.recent_bytes = kRecentBytes}));
-  return spool;
+  return Status::Ok();
 }
 
 std::unique_ptr<IncomingUpdate> Spool::Begin(TaskId task, std::uint64_t announced_bytes) {
@@ -186,13 +194,14 @@ bool Spool::Has(TaskId task) const {
 
 Status Spool::SyncNames() { return files_.SyncDirectory(directory_); }
 
-Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end) {
-  FEDMOE_RETURN_IF_ERROR(segments_->RemoveExcept(keep, end));
+Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end, Reuse reuse) {
+  FEDMOE_RETURN_IF_ERROR(segments_->RemoveExcept(keep, end, reuse));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files_.List(directory_));
   for (const std::string& name : names) {
     const std::optional<TaskId> task = TaskOf(name);
     if (!task || *task >= end || keep.contains(*task)) continue;
-    FEDMOE_RETURN_IF_ERROR(spares_.Retire(JoinPath(directory_, name)));
+    const std::string path = JoinPath(directory_, name);
+    FEDMOE_RETURN_IF_ERROR(reuse == Reuse::kYes ? spares_.Retire(path) : files_.Remove(path));
   }
   return Status::Ok();
 }

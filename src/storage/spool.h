@@ -43,14 +43,20 @@ struct SpoolOptions {
   // must be a view: small ones need not touch the disk before they are kept. Updates that outlive
   // the spool hold on to it.
   std::shared_ptr<FileSystem> incoming;
+  // Of the files that come to be written anew.
+  SpareLimits spares;
+  std::uint64_t segment_bytes = SegmentLogOptions().segment_bytes;
 };
 
 // Thread-safe.
 class Spool {
  public:
-  // Removes unfinished files that a crash left.
+  // Removes what RemoveUnfinished() does.
   static Result<std::unique_ptr<Spool>> Open(FileSystem& files, const std::string& directory,
                                              const SpoolOptions& options = {});
+  // Files that a crash left of updates that were coming, and of spares. No error where there is no
+  // such directory.
+  static Status RemoveUnfinished(FileSystem& files, const std::string& directory);
   // Two streams for one task do not disturb each other: each has its own temporary file, which is
   // made with the first use.
   std::unique_ptr<IncomingUpdate> Begin(TaskId task, std::uint64_t announced_bytes);
@@ -58,10 +64,10 @@ class Spool {
   bool Has(TaskId task) const;
   // Makes the names of all files kept so far durable: one sync for as many as there are.
   Status SyncNames();
-  // Removes every kept update of a task below `end` except those of `keep`. Nobody may read them
-  // any more: their places on the disk go to updates that come.
-  Status RemoveExcept(const std::set<TaskId>& keep,
-                      TaskId end = std::numeric_limits<TaskId>::max());
+  // Removes every kept update of a task below `end` except those of `keep`. With kYes their places
+  // on the disk go to updates that come, and nobody may read them any more.
+  Status RemoveExcept(const std::set<TaskId>& keep, TaskId end = std::numeric_limits<TaskId>::max(),
+                      Reuse reuse = Reuse::kYes);
   // For the time being no more updates come: nothing that is not needed stays.
   Status Seal();
 
@@ -71,7 +77,7 @@ class Spool {
         disk_(files),
         files_(options.incoming != nullptr ? *options.incoming : files),
         directory_(directory),
-        spares_(files, std::move(directory)),
+        spares_(files, directory, options.spares),
         segment_update_bytes_(options.segment_update_bytes) {}
   const std::shared_ptr<FileSystem> incoming_;
   FileSystem& disk_;   // where large updates come in

@@ -47,6 +47,33 @@ TEST_F(ArrivalsTest, NobodyIsWaitedForLongerThanThePatience) {
   EXPECT_THAT(arrivals.Arrive(1, 'a', At(15)), ElementsAre('a')) << "late, and alone";
 }
 
+TEST_F(ArrivalsTest, WhoBeginsLaterIsNotWaitedFor) {
+  arrivals.Expect(1, At(0));
+  arrivals.Expect(2, At(0));
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(1)), IsEmpty());
+  arrivals.Expect(3, At(2));
+  arrivals.Expect(4, At(2));
+  EXPECT_THAT(arrivals.Arrive(4, 'd', At(3)), IsEmpty()) << "goes with the first";
+  EXPECT_THAT(arrivals.Arrive(2, 'b', At(4)), ElementsAre('a', 'd', 'b'));
+  EXPECT_EQ(arrivals.NextDue(), At(12));
+  EXPECT_THAT(arrivals.Arrive(3, 'c', At(5)), ElementsAre('c'));
+}
+
+// Of a client that begins uploads again and again, or of very many.
+TEST_F(ArrivalsTest, AnEndlessRowOfBeginningsHoldsUpNobody) {
+  arrivals.Expect(1, At(0));
+  arrivals.Expect(2, At(0));
+  EXPECT_THAT(arrivals.Arrive(1, 'a', At(1)), IsEmpty());
+  for (int ms = 2; ms < 10; ++ms) {
+    arrivals.Expect(static_cast<std::uint64_t>(ms + 1), At(ms));
+    EXPECT_EQ(arrivals.NextDue(), At(10));
+    EXPECT_THAT(arrivals.TakeDue(At(ms)), IsEmpty());
+  }
+  arrivals.Expect(50, At(11));
+  EXPECT_LE(arrivals.NextDue(), At(11)) << "at once";
+  EXPECT_THAT(arrivals.TakeDue(At(11)), ElementsAre('a'));
+}
+
 TEST_F(ArrivalsTest, ALateOneDoesNotMakeAnArrivalWait) {
   arrivals.Expect(1, At(0));
   arrivals.Expect(2, At(9));

@@ -189,6 +189,7 @@ TEST_F(DurabilityOrderTest, ATaskIsGivenOutOnceItsDispatchIsDurable) {
 // A crash now comes back before the round's end, and needs the updates and the version before.
 TEST_F(DurabilityOrderTest, NothingIsRemovedBeforeTheRoundThatNeededItIsDurable) {
   coordinator.options.small_bytes = 0;
+  coordinator.options.spares.max_bytes = 0;  // what is removed is gone
   ASSERT_OK(coordinator.Start());
   BeginRound();
   std::future<Result<Verdict>> answered = CommitRoundHeld();
@@ -207,6 +208,7 @@ TEST_F(DurabilityOrderTest, NoPortionFollowsAnotherBeforeTheRoundIsDurable) {
   HeldReports files;
   coordinator.UseFiles(files);
   coordinator.options.small_bytes = 0;
+  coordinator.options.spares.max_bytes = 0;  // what is removed is gone
   coordinator.options.run.rounds = 3;
   ASSERT_OK(coordinator.Start());
   files.hold = true;

@@ -67,6 +67,9 @@ CoreOptions FleetOptions() {
   options.poll_hold_ms = 50;
   options.heartbeat_interval_ms = 20;
   options.linger_ms = 5'000;
+  // So short that even these runs write files anew.
+  options.spares.least_bytes = 1;
+  options.segment_bytes = 300;
   return options;
 }
 

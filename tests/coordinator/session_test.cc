@@ -1,4 +1,6 @@
 // Sessions and their polls: signs of life, whom a task goes to, how a run's end is told.
+#include <future>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -192,16 +194,38 @@ TEST_F(SessionTest, AClientHasTwoUploadsUnderWayAtMost) {
       << "the one accepted; the first, still held, has had no byte";
 }
 
-// Small updates are made durable together, but for one that does not come nobody waits for long.
-TEST_F(SessionTest, AnUploadThatDoesNotGoOnHoldsUpNoOther) {
-  StartRound();
-  Pending<UploadStart> started;
-  coordinator.core().BeginUpdate(
-      other.session, {.task = other.task.task, .client = "other", .round = 1, .total_bytes = 128},
-      started.Callback());
-  const Result<UploadStart> held = started.Get();
-  ASSERT_OK(held.status());
-  EXPECT_TRUE(honest.Submit(honest.Answer()).value().accepted());
+// ---- Small updates are made durable together.
+
+class WaitingUpdate : public SessionTest {
+ protected:
+  // `other` has begun, and `honest` is through but for its acknowledgement.
+  void Wait() {
+    StartRound();
+    Pending<UploadStart> started;
+    coordinator.core().BeginUpdate(
+        other.session, {.task = other.task.task, .client = "other", .round = 1, .total_bytes = 128},
+        started.Callback());
+    held = started.Get();
+    ASSERT_OK(held.status());
+    submitting = std::async(std::launch::async, [this] { return honest.Submit(honest.Answer()); });
+  }
+
+  Result<UploadStart> held = Internal("not begun");
+  std::future<Result<Verdict>> submitting;
+};
+
+TEST_F(WaitingUpdate, IsNotHeldUpForLong) {
+  Wait();
+  EXPECT_TRUE(submitting.get().value().accepted());
+}
+
+TEST_F(WaitingUpdate, IsToldWhenTheCoordinatorGoesDown) {
+  coordinator.options.patience_ms = 3'600'000;
+  Wait();
+  EXPECT_EQ(submitting.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  coordinator.Kill();
+  held = Internal("gone");
+  EXPECT_FALSE(submitting.get().ok());
 }
 
 // Its client was killed while the end was being made durable, and comes back to hear of it.

@@ -106,10 +106,10 @@ TEST_F(JournalTest, IsUsedByOneProcessAtATime) {
 
 TEST_F(JournalTest, RefusesAnotherSchema) {
   Open().reset();
-  Execute("PRAGMA user_version = 7");
+  Execute("PRAGMA user_version = 8");
   EXPECT_EQ(Journal::Open(path_).status().ToString(),
             "FAILED_PRECONDITION: " + path_ +
-                ": journal schema 7, this build reads 6: resume "
+                ": journal schema 8, this build reads 7: resume "
                 "with the build that began the run, or begin a new run");
 }
 
