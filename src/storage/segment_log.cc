@@ -406,8 +406,9 @@ Status SegmentLog::Seal() {
     current_ = nullptr;
     empty = TakeEmptySegments();
   }
-  FEDMOE_RETURN_IF_ERROR(RemoveSpares());
-  return RemoveSegments(empty, 0);
+  const Status spares = RemoveSpares();
+  const Status removed = RemoveSegments(empty, 0);
+  return spares.ok() ? removed : spares;
 }
 
 }  // namespace fedmoe
