@@ -15,7 +15,8 @@ namespace fedmoe {
 
 // Whoever arrives waits for those that are on their way then, not for any that begin later, and for
 // none longer than `patience` from its beginning: slow ones, and those that never come, hold up
-// nobody for more than that. Who arrives meanwhile goes with the first. Thread-safe.
+// nobody for more than that from when it came. Who arrives meanwhile goes with the first.
+// Thread-safe.
 template <typename T>
 class Arrivals {
  public:
@@ -47,7 +48,7 @@ class Arrivals {
       return coming_.empty() ? std::nullopt : std::optional(coming_.rbegin()->second);
     }
     const auto after = coming_.upper_bound(last_);
-    return after == coming_.begin() ? Time::min() : std::prev(after)->second;
+    return after == coming_.begin() ? Time() : std::prev(after)->second;
   }
 
   // Those who have waited long enough.

@@ -235,6 +235,7 @@ void CoordinatorCore::OnFatal(const fedmoe::Status& status) {
   state_.phase = Phase::kFinished;
   state_.status = RunStatus::kFailed;
   state_.status_detail = status.ToString();
+  if (spool_ != nullptr) spool_->GiveBack();  // no housekeeping comes after this
   for (auto& [client, poll] : std::exchange(polls_, {}))
     poll.done(Unavailable("the coordinator has failed"));
   Conclude(RunStatus::kFailed, status.ToString());

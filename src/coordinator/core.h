@@ -428,6 +428,19 @@ class CoordinatorCore {
     Syncing syncing = Syncing::kNow;
   };
   Result<StagedVersion> Stage(const Aggregate& action);
+  // What `write` does, once more where the disk was full and what was set aside is given back.
+  template <typename Write>
+  auto WithRoom(const Write& write) {
+    auto written = write();
+    if (StatusOf(written).code() != StatusCode::kResourceExhausted) return written;
+    spool_->GiveBack();
+    return write();
+  }
+  static const fedmoe::Status& StatusOf(const fedmoe::Status& status) { return status; }
+  template <typename T>
+  static fedmoe::Status StatusOf(const Result<T>& result) {
+    return result.status();
+  }
   void CommitSmallVersion(RoundNumber round);
   std::optional<StagedVersion> staged_;
   std::vector<Event> following_;  // that actions of the event in hand have brought about

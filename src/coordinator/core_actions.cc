@@ -137,7 +137,8 @@ void CoordinatorCore::On(CancelTasks& action) {
 
 void CoordinatorCore::On(Aggregate& action) {
   pool_->Run([this, action] {
-    const auto staged = std::make_shared<Result<StagedVersion>>(Stage(action));
+    const auto staged =
+        std::make_shared<Result<StagedVersion>>(WithRoom([&] { return Stage(action); }));
     Post([this, round = action.round, staged] {
       if (!staged->ok()) {
         return Handle(
@@ -183,7 +184,7 @@ void CoordinatorCore::CommitSmallVersion(RoundNumber round) {
 void CoordinatorCore::On(WriteCheckpoint& action) {
   if (staged_->syncing == Syncing::kLater) return CommitSmallVersion(action.round);
   pool_->Run([this, round = action.round, staged = staged_->manifest] {
-    const fedmoe::Status written = store_->Commit(staged);
+    const fedmoe::Status written = WithRoom([&] { return store_->Commit(staged); });
     if (!written.ok()) store_->Discard(staged);
     Post([this, round, written] {
       if (!written.ok())

@@ -111,6 +111,8 @@ class Slice final : public RandomAccessFile {
 
 }  // namespace
 
+bool IsSpareSegment(const std::string& name) { return NumberOf(name, kSpareSuffix).has_value(); }
+
 // One that this object writes to. The log's mutex guards what is written, its own what is synced.
 struct SegmentLog::Segment {
   std::uint64_t number = 0;
@@ -144,7 +146,7 @@ Result<std::unique_ptr<SegmentLog>> SegmentLog::Open(FileSystem& files, std::str
   std::unique_ptr<SegmentLog> log(new SegmentLog(files, std::move(directory), options));
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(log->directory_));
   for (const std::string& name : names) {
-    if (NumberOf(name, kSpareSuffix)) {
+    if (IsSpareSegment(name)) {
       FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(log->directory_, name)));
     }
     if (const auto number = NumberOf(name, kSuffix)) log->segments_.insert(*number);
@@ -214,36 +216,46 @@ Result<std::unique_ptr<WritableFile>> SegmentLog::MakeFile(std::uint64_t segment
 
 Result<SegmentPlace> SegmentLog::Append(SegmentKey key,
                                         std::initializer_list<std::span<const std::byte>> pieces) {
-  Header header{.key = key};
+  std::uint64_t length = 0;
+  std::uint32_t bytes_crc = 0;
   for (const std::span<const std::byte> piece : pieces) {
-    header.length += piece.size();
-    header.bytes_crc = Crc32c(piece, header.bytes_crc);
+    length += piece.size();
+    bytes_crc = Crc32c(piece, bytes_crc);
   }
   const auto bytes = std::make_shared<std::vector<std::byte>>();
   std::vector<std::byte>& record = *bytes;
-  record.reserve(kHeaderBytes + header.length);
+  record.reserve(kHeaderBytes + length);
   record.resize(kHeaderBytes);
   for (const std::span<const std::byte> piece : pieces) {
     record.insert(record.end(), piece.begin(), piece.end());
   }
-  const std::lock_guard lock(mutex_);
+  const auto write = [&]() -> Result<SegmentPlace> {
+    const std::lock_guard lock(mutex_);
+    FEDMOE_ASSIGN_OR_RETURN(const SegmentPlace place, Write(key, bytes_crc, record));
+    Remember(key, bytes);
+    return place;
+  };
+  Result<SegmentPlace> place = write();
+  if (place.status().code() != StatusCode::kResourceExhausted) return place;
+  // There may be room now.
+  static_cast<void>(RemoveSpares());
+  return write();
+}
+
+Result<SegmentPlace> SegmentLog::Write(SegmentKey key, std::uint32_t bytes_crc,
+                                       std::span<std::byte> record) {
   FEDMOE_ASSIGN_OR_RETURN(const std::shared_ptr<Segment> segment, Current());
-  header.tag = TagOf(segment->number);
-  WriteHeader(header, std::span(record).first(kHeaderBytes));
+  const std::uint64_t length = record.size() - kHeaderBytes;
+  WriteHeader({.tag = TagOf(segment->number), .key = key, .length = length, .bytes_crc = bytes_crc},
+              record.first(kHeaderBytes));
   if (const Status written = segment->file->Append(record); !written.ok()) {
     // Its end is undefined, so nothing may follow.
     segment->damaged = true;
     current_ = nullptr;
-    if (written.code() == StatusCode::kResourceExhausted) {
-      for (const std::uint64_t spare : std::exchange(spares_, {})) {
-        static_cast<void>(files_.Remove(SparePathOf(spare)));
-      }
-    }
     return written;
   }
   records_[key] = {
-      .segment = segment->number, .offset = segment->size + kHeaderBytes, .length = header.length};
-  Remember(key, bytes);
+      .segment = segment->number, .offset = segment->size + kHeaderBytes, .length = length};
   segment->size += record.size();
   const std::lock_guard written(segment->mutex);
   segment->written = segment->size;
@@ -396,7 +408,14 @@ Status SegmentLog::RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end
     });
     empty = TakeEmptySegments();
   }
-  return RemoveSegments(empty, reuse == Reuse::kYes ? MostSpares() : 0);
+  const std::size_t most = reuse == Reuse::kYes ? MostSpares() : 0;
+  bool too_many = false;
+  {
+    const std::lock_guard lock(mutex_);
+    too_many = spares_.size() > most;
+  }
+  if (too_many) FEDMOE_RETURN_IF_ERROR(RemoveSpares());
+  return RemoveSegments(empty, most);
 }
 
 Status SegmentLog::Seal() {

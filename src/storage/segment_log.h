@@ -38,6 +38,9 @@ struct SegmentLogOptions {
 
 enum class Reuse { kYes, kNo };
 
+// Whether a file of this name is one that a log set aside.
+bool IsSpareSegment(const std::string& name);
+
 // Thread-safe.
 class SegmentLog {
  public:
@@ -68,6 +71,9 @@ class SegmentLog {
   Status RemoveExcept(const std::set<SegmentKey>& keep, SegmentKey end, Reuse reuse = Reuse::kYes);
   // For the time being nothing more comes: all segments that hold nothing are removed.
   Status Seal();
+  // Removes what is set aside to be written anew, for whose place there is a better use. Best
+  // effort.
+  Status RemoveSpares();
 
  private:
   struct Record {
@@ -90,7 +96,8 @@ class SegmentLog {
   // Second: whether the disk took all that was written to it.
   std::map<std::uint64_t, bool> TakeEmptySegments();
   std::size_t MostSpares() const;
-  Status RemoveSpares();
+  // With mutex_ held: writes the record, whose header is filled in here, to the segment in hand.
+  Result<SegmentPlace> Write(SegmentKey key, std::uint32_t bytes_crc, std::span<std::byte> record);
   // With mutex_ held: a file for the segment with this number.
   Result<std::unique_ptr<WritableFile>> MakeFile(std::uint64_t segment);
   // With mutex_ held: `record`, with its header, is the last one of the key.

@@ -68,8 +68,7 @@ class SpooledUpdate final : public IncomingUpdate {
     // After a failed write the file's end is undefined, so nothing may follow.
     status_ = file_->Append(bytes);
     if (status_.ok()) size_ += bytes.size();
-    // For the next one there is room then.
-    if (status_.code() == StatusCode::kResourceExhausted) static_cast<void>(spares_.Clear());
+    GiveBackIfFull(status_);
     if (!small_) file_->StartSync();  // while the rest comes in
     return status_;
   }
@@ -84,6 +83,21 @@ class SpooledUpdate final : public IncomingUpdate {
   }
 
   Status Keep() override {
+    const Status kept = KeepOnce();
+    GiveBackIfFull(kept);
+    return kept;
+  }
+
+  Status Sync() override {
+    const Status synced = SyncOnce();
+    GiveBackIfFull(synced);
+    return synced;
+  }
+
+  bool HasFile() const override { return !place_; }
+
+ private:
+  Status KeepOnce() {
     FEDMOE_RETURN_IF_ERROR(Create());
     if (kept_) return Status::Ok();
     if (small_) {
@@ -102,22 +116,27 @@ class SpooledUpdate final : public IncomingUpdate {
     return Status::Ok();
   }
 
-  Status Sync() override {
+  Status SyncOnce() {
     if (place_) return segments_.Sync(*place_);
     FEDMOE_RETURN_IF_ERROR(Create());
     FEDMOE_RETURN_IF_ERROR(file_->Sync());
     return void_ ? segments_.Sync(*void_) : Status::Ok();
   }
 
-  bool HasFile() const override { return !place_; }
+  // The next one then has room.
+  void GiveBackIfFull(const Status& status) {
+    if (status.code() != StatusCode::kResourceExhausted) return;
+    static_cast<void>(spares_.Clear());
+    static_cast<void>(segments_.RemoveSpares());
+  }
 
- private:
   // With the first use, so that Begin() needs no disk.
   Status Create() {
     if (file_ == nullptr && status_.ok()) {
       Result<std::unique_ptr<WritableFile>> file =
           small_ ? files_.Create(temporary_) : spares_.Create(temporary_, announced_bytes_);
       status_ = file.status();
+      GiveBackIfFull(status_);
       if (file.ok()) file_ = std::move(file).value();
     }
     return status_;
@@ -160,7 +179,8 @@ Status Spool::RemoveUnfinished(FileSystem& files, const std::string& directory) 
   if (!files.Exists(directory)) return Status::Ok();
   FEDMOE_ASSIGN_OR_RETURN(const std::vector<std::string> names, files.List(directory));
   for (const std::string& name : names) {
-    if (!std::string_view(name).ends_with(kTemporarySuffix)) continue;
+    const bool unfinished = std::string_view(name).ends_with(kTemporarySuffix);
+    if (!unfinished && !IsSpareSegment(name)) continue;
     FEDMOE_RETURN_IF_ERROR(files.Remove(JoinPath(directory, name)));
   }
   return Status::Ok();
@@ -206,9 +226,15 @@ Status Spool::RemoveExcept(const std::set<TaskId>& keep, TaskId end, Reuse reuse
   return Status::Ok();
 }
 
+void Spool::GiveBack() {
+  static_cast<void>(spares_.Clear());
+  static_cast<void>(segments_->RemoveSpares());
+}
+
 Status Spool::Seal() {
-  FEDMOE_RETURN_IF_ERROR(spares_.Clear());
-  return segments_->Seal();
+  const Status cleared = spares_.Clear();
+  const Status sealed = segments_->Seal();
+  return cleared.ok() ? sealed : cleared;
 }
 
 }  // namespace fedmoe

@@ -54,8 +54,8 @@ class Spool {
   // Removes what RemoveUnfinished() does.
   static Result<std::unique_ptr<Spool>> Open(FileSystem& files, const std::string& directory,
                                              const SpoolOptions& options = {});
-  // Files that a crash left of updates that were coming, and of spares. No error where there is no
-  // such directory.
+  // Files that a crash left of updates that were coming, and what was set aside. No error where
+  // there is no such directory.
   static Status RemoveUnfinished(FileSystem& files, const std::string& directory);
   // Two streams for one task do not disturb each other: each has its own temporary file, which is
   // made with the first use.
@@ -68,6 +68,8 @@ class Spool {
   // on the disk go to updates that come, and nobody may read them any more.
   Status RemoveExcept(const std::set<TaskId>& keep, TaskId end = std::numeric_limits<TaskId>::max(),
                       Reuse reuse = Reuse::kYes);
+  // Removes what is set aside to be written anew: the disk is full, or all is over. Best effort.
+  void GiveBack();
   // For the time being no more updates come: nothing that is not needed stays.
   Status Seal();
 

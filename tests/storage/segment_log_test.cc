@@ -159,6 +159,17 @@ TEST_F(SegmentLogTest, NoMoreSparesStayThanAreOfUse) {
   EXPECT_EQ(Names(), std::vector<std::string>{"10.segment"}) << "those of an earlier process go";
 }
 
+TEST_F(SegmentLogTest, AFullDiskTakesTheSparesFirst) {
+  const auto log = Open({.segment_bytes = 1});
+  for (const SegmentKey key : {1, 2, 3}) Append(*log, key, "record");
+  ASSERT_OK(log->RemoveExcept({}, 3));
+  ASSERT_EQ(Names(), (std::vector<std::string>{"1.spare", "2.spare", "3.segment"}));
+  files_.FailAt(files_.operations() + 3, Fault::kNoSpace);  // after the name, the opening, its sync
+  Append(*log, 4, "fits after all");
+  EXPECT_EQ(Read(*log, 4), "fits after all");
+  EXPECT_EQ(Names(), (std::vector<std::string>{"3.segment", "4.segment", "5.segment"}));
+}
+
 // The records of a segment stand where others did.
 TEST_F(SegmentLogTest, NothingOfASparesRecordsIsFound) {
   const auto log = Open({.segment_bytes = 200});
